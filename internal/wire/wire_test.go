@@ -1,0 +1,284 @@
+package wire
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/prompb"
+
+	"fanin/internal/sample"
+)
+
+var (
+	cpu    = sample.NewCounter("testbed_guest_cpu_usage_seconds_total", "seconds", "Processor time.")
+	memory = sample.NewGauge("testbed_guest_memory_usage_bytes", "bytes", "Memory.")
+)
+
+func points(n int) []sample.Point {
+	ps := make([]sample.Point, 0, n)
+	for i := range n {
+		f := []*sample.Family{cpu, memory}[i%2]
+		s := sample.New(f, sample.Label{Name: "guest", Value: fmt.Sprintf("signal-web-%d", i/2)}, sample.Label{Name: "Upper", Value: "x"})
+		ps = append(ps, sample.Point{Series: s, T: 1_700_000_000_000 + int64(i), V: float64(i) * 1.5})
+	}
+	return ps
+}
+
+func encode(t testing.TB, ps []sample.Point) []byte {
+	t.Helper()
+	var e Encoder
+	body, err := e.Append(nil, ps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+// The oracle of both directions is prompb: what it reads from our bodies and
+// what we read from its.
+func TestEncodedBodyIsAWriteRequest(t *testing.T) {
+	ps := points(101)
+	var e Encoder
+	for range 3 { // buffers are kept: the later bodies must be like the first
+		body, err := e.Append([]byte("before"), ps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := snappy.Decode(nil, bytes.TrimPrefix(body, []byte("before")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got prompb.WriteRequest
+		if err := got.Unmarshal(raw); err != nil {
+			t.Fatal(err)
+		}
+		if len(got.Timeseries) != len(ps) || len(got.Metadata) != 2 {
+			t.Fatalf("got %d series and %d metadata, want %d and 2", len(got.Timeseries), len(got.Metadata), len(ps))
+		}
+		for i, ts := range got.Timeseries {
+			want := ps[i]
+			if len(ts.Samples) != 1 || ts.Samples[0].Timestamp != want.T || ts.Samples[0].Value != want.V {
+				t.Fatalf("series %d: got samples %v, want %v", i, ts.Samples, want)
+			}
+			var names []string
+			for j, l := range ts.Labels {
+				names = append(names, l.Name)
+				if j > 0 && ts.Labels[j-1].Name >= l.Name {
+					t.Fatalf("series %d: labels are not sorted: %v", i, ts.Labels)
+				}
+			}
+			if got, want := strings.Join(names, " "), "Upper __name__ guest"; got != want {
+				t.Fatalf("series %d: got labels %q, want %q", i, got, want)
+			}
+		}
+		if m := got.Metadata[0]; m.MetricFamilyName != cpu.Name || m.Type != prompb.MetricMetadata_COUNTER || m.Help != cpu.Help || m.Unit != cpu.Unit {
+			t.Fatalf("got metadata %v, want %v", m, cpu)
+		}
+	}
+}
+
+func TestDecodeWhatPrompbWrote(t *testing.T) {
+	want := prompb.WriteRequest{
+		Timeseries: []prompb.TimeSeries{
+			{
+				Labels:  []prompb.Label{{Name: "__name__", Value: "up"}, {Name: "job", Value: "a\"b\n"}},
+				Samples: []prompb.Sample{{Timestamp: 1, Value: math.Inf(1)}, {Timestamp: -5, Value: -0.5}},
+			},
+			{Labels: []prompb.Label{{Name: "__name__", Value: "h"}}, Histograms: []prompb.Histogram{{}, {}}},
+			{},
+		},
+		Metadata: []prompb.MetricMetadata{{Type: prompb.MetricMetadata_SUMMARY, MetricFamilyName: "up", Help: "h", Unit: "u"}},
+	}
+	raw, err := want.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d Decoder
+	r, err := d.Decode(snappy.Encode(nil, raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := content(r); got != contentOf(&want) {
+		t.Fatalf("got\n%s\nwant\n%s", got, contentOf(&want))
+	}
+	if r.Series != 3 || r.Samples != 2 {
+		t.Fatalf("got %d series and %d samples, want 3 and 2", r.Series, r.Samples)
+	}
+}
+
+func content(r *Request) string {
+	var b strings.Builder
+	r.EachSeries(func(s *Series) {
+		for _, l := range s.Labels {
+			fmt.Fprintf(&b, "%q=%q ", l.Name, l.Value)
+		}
+		for _, p := range s.Points {
+			fmt.Fprintf(&b, "%d:%x ", p.T, math.Float64bits(p.V))
+		}
+		fmt.Fprintf(&b, "%d\n", s.Histograms)
+	})
+	r.EachMetadata(func(m Metadata) { fmt.Fprintf(&b, "%d %q %q %q\n", m.Type, m.Family, m.Help, m.Unit) })
+	return b.String()
+}
+
+func contentOf(w *prompb.WriteRequest) string {
+	var b strings.Builder
+	for _, s := range w.Timeseries {
+		for _, l := range s.Labels {
+			fmt.Fprintf(&b, "%q=%q ", l.Name, l.Value)
+		}
+		for _, p := range s.Samples {
+			fmt.Fprintf(&b, "%d:%x ", p.Timestamp, math.Float64bits(p.Value))
+		}
+		fmt.Fprintf(&b, "%d\n", len(s.Histograms))
+	}
+	for _, m := range w.Metadata {
+		fmt.Fprintf(&b, "%d %q %q %q\n", m.Type, m.MetricFamilyName, m.Help, m.Unit)
+	}
+	return b.String()
+}
+
+func TestEqualLabelsHaveEqualKeys(t *testing.T) {
+	// The same labels, once side by side and once with a sample between.
+	label := func(n, v string) []byte {
+		raw, _ := (&prompb.Label{Name: n, Value: v}).Marshal()
+		return append([]byte{1<<3 | wireBytes, byte(len(raw))}, raw...)
+	}
+	smp := []byte{2<<3 | wireBytes, 2, 2<<3 | wireVarint, 7}
+	a, b := label("__name__", "up"), label("x", "y")
+	var keys []string
+	for _, series := range [][]byte{bytes.Join([][]byte{a, b, smp}, nil), bytes.Join([][]byte{a, smp, b}, nil)} {
+		raw := append([]byte{1<<3 | wireBytes, byte(len(series))}, series...)
+		var d Decoder
+		r, err := d.Decode(snappy.Encode(nil, raw))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.EachSeries(func(s *Series) { keys = append(keys, string(s.Key)) })
+	}
+	if len(keys) != 2 || keys[0] != keys[1] || keys[0] != string(a)+string(b) {
+		t.Fatalf("got keys %q", keys)
+	}
+}
+
+func TestLimits(t *testing.T) {
+	body := encode(t, points(100))
+	for _, c := range []struct {
+		name   string
+		limits Limits
+		body   []byte
+		want   error
+	}{
+		{"inside", Limits{Series: 100, Samples: 100}, body, nil},
+		{"series", Limits{Series: 99}, body, ErrTooLarge},
+		{"samples", Limits{Samples: 99}, body, ErrTooLarge},
+		{"decoded", Limits{Decoded: 100}, body, ErrTooLarge},
+		{"not snappy", Limits{}, []byte("{}"), ErrMalformed},
+		{"empty", Limits{}, nil, ErrMalformed},
+		{"cut off", Limits{}, body[:len(body)-1], ErrMalformed},
+		{"not protobuf", Limits{}, snappy.Encode(nil, []byte("hello")), ErrMalformed},
+		{"series of the wrong wire type", Limits{}, snappy.Encode(nil, []byte{1<<3 | wireVarint, 1}), ErrMalformed},
+		{"declares 4 GiB in 7 bytes", Limits{}, []byte{0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0}, ErrTooLarge},
+		{"4 M empty series", Limits{}, snappy.Encode(nil, bytes.Repeat([]byte{0x0a, 0}, 4<<20)), ErrTooLarge},
+		{"32 MiB of empty series", Limits{}, snappy.Encode(nil, bytes.Repeat([]byte{0x0a, 0}, 16<<20)), ErrTooLarge},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := Decoder{Limits: c.limits}
+			_, err := d.Decode(c.body)
+			if !errors.Is(err, c.want) {
+				t.Fatalf("got %v, want %v", err, c.want)
+			}
+		})
+	}
+}
+
+func TestMoreLabelsThanTheLimit(t *testing.T) {
+	ts := prompb.TimeSeries{}
+	for i := range 31 {
+		ts.Labels = append(ts.Labels, prompb.Label{Name: fmt.Sprintf("l%02d", i), Value: "v"})
+	}
+	raw, _ := (&prompb.WriteRequest{Timeseries: []prompb.TimeSeries{ts}}).Marshal()
+	var d Decoder
+	r, err := d.Decode(snappy.Encode(nil, raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.EachSeries(func(s *Series) {
+		if !s.Overfull || len(s.Labels) != 30 {
+			t.Fatalf("got %d labels, overfull %v, want 30 and true", len(s.Labels), s.Overfull)
+		}
+	})
+}
+
+func TestDecodingAllocatesNothing(t *testing.T) {
+	body := encode(t, points(1000))
+	var d Decoder
+	sum := 0.0
+	got := testing.AllocsPerRun(20, func() {
+		r, err := d.Decode(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.EachSeries(func(s *Series) { sum += s.Points[0].V })
+	})
+	if got > 10 { // the request and a few closures a body, nothing a series
+		t.Fatalf("got %v allocations a body, want at most 10", got)
+	}
+}
+
+// Whatever prompb reads we read alike; and nothing makes us panic.
+func FuzzDecode(f *testing.F) {
+	f.Add(encode(f, points(3)))
+	f.Add([]byte{})
+	f.Add(snappy.Encode(nil, []byte{0x0a, 0}))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var d Decoder
+		r, err := d.Decode(body)
+		raw, snappyErr := snappy.Decode(nil, body[:min(len(body), 1<<16)])
+		var want prompb.WriteRequest
+		if err != nil {
+			if !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrTooLarge) {
+				t.Fatalf("unexpected kind of error %v", err)
+			}
+			return
+		}
+		overfull := false
+		r.EachSeries(func(s *Series) { overfull = overfull || s.Overfull })
+		got := content(r)
+		if snappyErr == nil && want.Unmarshal(raw) == nil && !overfull && got != contentOf(&want) {
+			t.Fatalf("got\n%s\nwant\n%s", got, contentOf(&want))
+		}
+	})
+}
+
+func BenchmarkEncode(b *testing.B) {
+	ps := points(2000)
+	var e Encoder
+	var body []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		body, _ = e.Append(body[:0], ps)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(ps)), "ns/sample")
+	b.ReportMetric(float64(len(body))/float64(len(ps)), "B/sample")
+}
+
+func BenchmarkDecode(b *testing.B) {
+	ps := points(2000)
+	body := encode(b, ps)
+	var d Decoder
+	b.ReportAllocs()
+	for b.Loop() {
+		r, err := d.Decode(body)
+		if err != nil {
+			b.Fatal(err)
+		}
+		r.EachSeries(func(*Series) {})
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(ps)), "ns/sample")
+}
