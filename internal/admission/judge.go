@@ -1,0 +1,238 @@
+package admission
+
+import (
+	"regexp"
+	"strings"
+	"unicode/utf8"
+
+	"fanin/internal/deployment"
+	"fanin/internal/sample"
+	"fanin/internal/wire"
+)
+
+// Limits of one series, in bytes. Their number is [wire.Limits]' matter.
+const (
+	maxMetricName = 200
+	maxLabelName  = 128
+	maxLabelValue = 512
+)
+
+const (
+	nameLabel   = "__name__"
+	guestLabel  = "guest"  // names a guest by its runtime name
+	reasonLabel = "reason" // on the claim that a guest is not up
+	guestUp     = "testbed_guest_up"
+	guestPrefix = "testbed_guest_"
+	hostPrefix  = "testbed_host_"
+)
+
+// Names that stand for the gateway's own word.
+var gatewaysOwn = map[string]bool{
+	"testbed_host_up":                   true,
+	"testbed_host_clock_offset_seconds": true,
+}
+
+func (s *Session) judge(claim *wire.Series) Verdict {
+	if reason := flaw(claim); reason != "" {
+		return Verdict{Reason: reason}
+	}
+	roster, host := s.node.roster, s.node.host
+	if !roster.HasHost(host) {
+		return Verdict{Reason: UnknownHost}
+	}
+	var name, guest, why string
+	labels := make([]sample.Label, 0, len(claim.Labels)+4)
+	for _, l := range claim.Labels {
+		switch string(l.Name) {
+		case nameLabel:
+			name = string(l.Value)
+		case guestLabel:
+			guest = string(l.Value)
+		default:
+			if string(l.Name) == reasonLabel {
+				why = string(l.Value)
+			}
+			labels = append(labels, sample.Label{Name: string(l.Name), Value: string(l.Value)})
+		}
+	}
+	owner := sample.Owner{Host: host}
+	switch {
+	case gatewaysOwn[name]:
+		return Verdict{Reason: ReservedName}
+	case guest == "" && strings.HasPrefix(name, guestPrefix):
+		return Verdict{Reason: NoGuest}
+	case guest != "" && strings.HasPrefix(name, hostPrefix):
+		return Verdict{Reason: ReservedName}
+	case guest != "":
+		g, reason := resolve(roster, guest, host)
+		if reason != "" {
+			return Verdict{Reason: reason}
+		}
+		owner.Project, owner.Guest, owner.Kind = g.Project, g.Name, g.Kind
+	}
+	if name == guestUp {
+		if !plainReason.MatchString(why) {
+			why = ""
+		}
+		return Verdict{State: &State{Owner: owner, Why: why}}
+	}
+	series := sample.NewNamed(s.family(name), name, identified(labels, owner)...)
+	if known := s.node.series[series.Text()]; known != nil {
+		return Verdict{Series: known}
+	}
+	if len(s.node.series) >= s.gate.nodeSeries() || s.gate.admitted.Load() >= s.gate.gatewaySeries() {
+		return Verdict{Reason: SeriesLimit}
+	}
+	s.node.series[series.Text()] = series
+	s.gate.admitted.Add(1)
+	return Verdict{Series: series}
+}
+
+var plainReason = regexp.MustCompile(`^[a-z_]{1,32}$`)
+
+// resolve looks the whole runtime name up; it is never split at a hyphen.
+func resolve(roster *deployment.Roster, runtimeName, host string) (*deployment.Guest, Reason) {
+	guest, match := roster.Lookup(runtimeName)
+	switch match {
+	case deployment.Found:
+	case deployment.Ambiguous:
+		return nil, Ambiguous
+	case deployment.NotActive:
+		return nil, NotActive
+	default:
+		return nil, UnknownGuest
+	}
+	switch guest.Host {
+	case host:
+		return guest, ""
+	case "":
+		return nil, NotPlaced
+	default:
+		return nil, WrongHost
+	}
+}
+
+// identified adds the identity labels; what the sender wrote under their
+// names is kept as exported_ and the name, as Prometheus does it.
+func identified(labels []sample.Label, owner sample.Owner) []sample.Label {
+	taken := func(name string) bool {
+		for _, l := range labels {
+			if l.Name == name {
+				return true
+			}
+		}
+		return false
+	}
+	for i, l := range labels {
+		switch l.Name {
+		case sample.Project, sample.GuestName, sample.GuestType, sample.HostName:
+			name := "exported_" + l.Name
+			for taken(name) {
+				name = "exported_" + name
+			}
+			labels[i].Name = name
+		}
+	}
+	return append(labels,
+		sample.Label{Name: sample.HostName, Value: owner.Host},
+		sample.Label{Name: sample.Project, Value: owner.Project},
+		sample.Label{Name: sample.GuestName, Value: owner.Guest},
+		sample.Label{Name: sample.GuestType, Value: owner.Kind})
+}
+
+// flaw checks the form of a claim: what a page could not carry.
+func flaw(claim *wire.Series) Reason {
+	if claim.Overfull {
+		return TooManyLabels
+	}
+	named := false
+	for i, l := range claim.Labels {
+		if i > 0 {
+			switch strings.Compare(string(claim.Labels[i-1].Name), string(l.Name)) {
+			case 0:
+				return RepeatedLabel
+			case 1:
+				return Unsorted
+			}
+		}
+		if !utf8.Valid(l.Name) || !utf8.Valid(l.Value) {
+			return BadUTF8
+		}
+		if string(l.Name) == nameLabel {
+			named = true
+			if len(l.Value) > maxMetricName {
+				return TooLong
+			}
+			if !sample.ValidMetricName(string(l.Value)) {
+				return BadName
+			}
+			continue
+		}
+		if len(l.Name) > maxLabelName || len(l.Value) > maxLabelValue {
+			return TooLong
+		}
+		if !sample.ValidLabelName(string(l.Name)) {
+			return BadLabelName
+		}
+	}
+	if !named {
+		return BadName
+	}
+	return ""
+}
+
+// family finds what name belongs to: itself, or the histogram or summary
+// whose part it is.
+func (s *Session) family(name string) *sample.Family {
+	found, ok := s.node.metadata[name]
+	if !ok {
+		found = sample.Family{Name: name}
+		for _, suffix := range [...]string{"_bucket", "_count", "_sum"} {
+			base, has := strings.CutSuffix(name, suffix)
+			if m, known := s.node.metadata[base]; has && known && partOf(m.Type, suffix) {
+				found = m
+			}
+		}
+	}
+	g := s.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f := g.families[found]
+	if f == nil {
+		f = &found
+		if len(g.families) < maxFamilies {
+			g.families[found] = f
+		}
+	}
+	return f
+}
+
+func partOf(t sample.Type, suffix string) bool {
+	switch t {
+	case sample.Histogram, sample.GaugeHistogram:
+		return true
+	case sample.Summary:
+		return suffix != "_bucket"
+	}
+	return false
+}
+
+func typeOf(t wire.Type) sample.Type {
+	switch t {
+	case wire.Counter:
+		return sample.Counter
+	case wire.Gauge:
+		return sample.Gauge
+	case wire.Histogram:
+		return sample.Histogram
+	case wire.GaugeHistogram:
+		return sample.GaugeHistogram
+	case wire.Summary:
+		return sample.Summary
+	case wire.Info:
+		return sample.Info
+	case wire.StateSet:
+		return sample.StateSet
+	}
+	return sample.Unknown
+}

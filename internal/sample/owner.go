@@ -1,0 +1,35 @@
+package sample
+
+// The identity labels. Only the gateway writes them.
+const (
+	Project   = "project"
+	GuestName = "guest_name"
+	GuestType = "guest_type"
+	HostName  = "host_name"
+)
+
+// Owner is whose measurement a series is. Project, Guest and Kind are empty
+// for a host's own series.
+type Owner struct {
+	Host, Project, Guest, Kind string
+}
+
+// IsHost reports whether the owner is a host itself and not a guest on it.
+func (o Owner) IsHost() bool { return o.Guest == "" }
+
+// Owner reads the identity labels.
+func (s *Series) Owner() (o Owner) {
+	for _, l := range s.labels {
+		switch l.Name {
+		case HostName:
+			o.Host = l.Value
+		case Project:
+			o.Project = l.Value
+		case GuestName:
+			o.Guest = l.Value
+		case GuestType:
+			o.Kind = l.Value
+		}
+	}
+	return o
+}
