@@ -2,6 +2,7 @@ package deployment
 
 import (
 	"context"
+	"hash/maphash"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,11 @@ import (
 // Watcher keeps a [Roster] in step with the files. Options are set before
 // the first call and not changed after it; the methods may be called from
 // any goroutine.
+//
+// A file that is torn, missing or otherwise unusable never takes anything out
+// of the roster: its last good version stays, it is looked at again every
+// 100 ms for half a second and then at every poll. A deployment leaves when
+// its record (or, of StateGlobs, its state file) has been gone for three looks.
 type Watcher struct {
 	// Settings is TestbedOS' settings folder (/var/lib/testbedos on main);
 	// "" for none.
@@ -28,19 +34,61 @@ type Watcher struct {
 	Log        *slog.Logger  // slog.Default() when nil
 
 	roster atomic.Pointer[Roster]
+	health atomic.Pointer[health]
 
-	mu sync.Mutex // guards what follows
+	mu       sync.Mutex // guards what follows
+	started  bool
+	seed     maphash.Seed
+	log      *slog.Logger
+	folder   folder
+	tracked  map[string]*tracked // by key: the record's or state file's path
+	cluster  clusterFile
+	problems []Problem
+	told     map[string]bool // what the log has been told of single names
+	failures map[failure]uint64
+	changes  uint64
 }
 
-// Load looks at all files once, waiting up to half a second for files that
-// are being rewritten, and returns the roster. It never fails: what is wrong
+type failure struct{ file, reason string }
+
+// Load looks at all files, waiting up to half a second for those that are
+// just being rewritten, and returns the roster. It never fails: what is wrong
 // stands in the roster, in the log and in the metrics.
-func (w *Watcher) Load() *Roster { return w.Roster() }
+func (w *Watcher) Load() *Roster {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for range retries {
+		if !w.poll(time.Now()) {
+			break
+		}
+		time.Sleep(retryEvery)
+	}
+	return w.Roster()
+}
 
 // Run looks at the files every Interval until ctx ends, and returns nil then.
 func (w *Watcher) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
+	interval := w.Interval
+	if interval <= 0 {
+		interval = time.Second
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+		w.mu.Lock()
+		again := w.poll(time.Now())
+		w.mu.Unlock()
+		if again {
+			timer.Reset(min(interval, retryEvery))
+		} else {
+			timer.Reset(interval)
+		}
+	}
 }
 
 // Roster is the newest roster. The pointer changes only when something in it
@@ -53,4 +101,4 @@ func (w *Watcher) Roster() *Roster {
 }
 
 // Register adds the watcher's own metrics to reg.
-func (w *Watcher) Register(reg prometheus.Registerer) error { return nil }
+func (w *Watcher) Register(reg prometheus.Registerer) error { return reg.Register(w) }
