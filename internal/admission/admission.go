@@ -21,13 +21,20 @@ type Verdict struct {
 	Reason Reason
 	Series *sample.Series
 	State  *State
+
+	// Owner is who an admitted claim is about; for one refused as WrongHost
+	// it is the guest where it belongs.
+	Owner sample.Owner
+
+	// Stranger is the runtime name in a refused claim about a guest's being
+	// up, "" otherwise: valid UTF-8, and no more than that.
+	Stranger string
 }
 
 // State is the claim that a guest is up or is not (testbed_guest_up). It is
 // no series: what the gateway says of a guest is its own conclusion.
 type State struct {
-	Owner sample.Owner
-	Why   string // the sender's word for why it is not up; [a-z_], "" when there is none
+	Why string // the sender's word for why it is not up; [a-z_], "" when there is none
 }
 
 // Gate admits claims. Its methods may be called from any goroutine.

@@ -66,7 +66,14 @@ func (s *Session) judge(claim *wire.Series) Verdict {
 	case guest != "":
 		g, reason := resolve(roster, guest, host)
 		if reason != "" {
-			return Verdict{Reason: reason}
+			v := Verdict{Reason: reason}
+			if name == guestUp {
+				v.Stranger = guest
+			}
+			if reason == WrongHost {
+				v.Owner = sample.Owner{Host: g.Host, Project: g.Project, Guest: g.Name, Kind: g.Kind}
+			}
+			return v
 		}
 		owner.Project, owner.Guest, owner.Kind = g.Project, g.Name, g.Kind
 	}
@@ -74,23 +81,24 @@ func (s *Session) judge(claim *wire.Series) Verdict {
 		if !plainReason.MatchString(why) {
 			why = ""
 		}
-		return Verdict{State: &State{Owner: owner, Why: why}}
+		return Verdict{State: &State{Why: why}, Owner: owner}
 	}
 	series := sample.NewNamed(s.family(name), name, identified(labels, owner)...)
 	if known := s.node.series[series.Text()]; known != nil {
-		return Verdict{Series: known}
+		return Verdict{Series: known, Owner: owner}
 	}
 	if len(s.node.series) >= s.gate.nodeSeries() || s.gate.admitted.Load() >= s.gate.gatewaySeries() {
 		return Verdict{Reason: SeriesLimit}
 	}
 	s.node.series[series.Text()] = series
 	s.gate.admitted.Add(1)
-	return Verdict{Series: series}
+	return Verdict{Series: series, Owner: owner}
 }
 
 var plainReason = regexp.MustCompile(`^[a-z_]{1,32}$`)
 
-// resolve looks the whole runtime name up; it is never split at a hyphen.
+// resolve looks the whole runtime name up; it is never split at a hyphen. The
+// guest comes with WrongHost too.
 func resolve(roster *deployment.Roster, runtimeName, host string) (*deployment.Guest, Reason) {
 	guest, match := roster.Lookup(runtimeName)
 	switch match {
@@ -108,7 +116,7 @@ func resolve(roster *deployment.Roster, runtimeName, host string) (*deployment.G
 	case "":
 		return nil, NotPlaced
 	default:
-		return nil, WrongHost
+		return guest, WrongHost
 	}
 }
 

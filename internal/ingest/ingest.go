@@ -1,0 +1,329 @@
+// Package ingest owns the remote-write endpoint: what it takes, what it
+// answers, and what it counts. Who may say what is admission's matter, what
+// is kept is the window's.
+package ingest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"mime"
+	"net/http"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"fanin/internal/admission"
+	"fanin/internal/deployment"
+	"fanin/internal/presence"
+	"fanin/internal/sample"
+	"fanin/internal/window"
+	"fanin/internal/wire"
+)
+
+// Headers of a push beside those of the protocol. [admission.NodeHeader] is
+// one more.
+const (
+	// IntervalHeader: seconds between the sender's samples.
+	IntervalHeader = "X-Fanin-Interval"
+	// TimeHeader: the sender's clock when it sends, in seconds since 1970.
+	TimeHeader = "X-Fanin-Time"
+	// RefusedHeader, in the answer: how many samples were refused, as
+	// "reason=count, reason=count".
+	RefusedHeader = "X-Fanin-Refused"
+	writtenHeader = "X-Prometheus-Remote-Write-Samples-Written"
+)
+
+const (
+	defaultMaxBody   = 2 << 20
+	defaultMaxFuture = time.Minute
+	defaultMaxAge    = 50 * time.Minute
+	maxReading       = 64 // bodies being read at a time
+	// A sender that does not say its interval is a stock one; those may
+	// sample once a minute, and mark the end of a series themselves.
+	stockKeep = 5 * time.Minute
+)
+
+// Handler is the endpoint. Fields are set before the first request and not
+// changed after it.
+type Handler struct {
+	Nodes    *admission.Nodes
+	Gate     *admission.Gate
+	Window   *window.Store
+	Presence *presence.Book
+	Roster   func() *deployment.Roster
+	Log      *slog.Logger
+
+	Limits    wire.Limits
+	MaxBody   int64         // compressed bytes, default 2 MiB
+	MaxFuture time.Duration // how far ahead of this clock a point may be, default 1 min
+	MaxAge    time.Duration // how old a point may be, default 50 min
+
+	once     sync.Once
+	reading  chan struct{}
+	decoding chan struct{}
+	scratch  sync.Pool // of *work
+	metrics  metrics
+}
+
+// work is what one request needs while it is under way.
+type work struct {
+	body    bytes.Buffer
+	decoder wire.Decoder
+	points  []sample.Point
+	refused map[admission.Reason]int
+	heard   sample.Owner // the guest of the series before
+}
+
+func (h *Handler) prepare() {
+	h.once.Do(func() {
+		h.reading = make(chan struct{}, maxReading)
+		h.decoding = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
+		h.metrics = newMetrics()
+		if h.MaxBody <= 0 {
+			h.MaxBody = defaultMaxBody
+		}
+		if h.MaxFuture <= 0 {
+			h.MaxFuture = defaultMaxFuture
+		}
+		if h.MaxAge <= 0 {
+			h.MaxAge = defaultMaxAge
+		}
+	})
+}
+
+// Register adds the endpoint's own metrics.
+func (h *Handler) Register(registerer prometheus.Registerer) error {
+	h.prepare()
+	return h.metrics.register(registerer)
+}
+
+// refusal is an answer other than success.
+type refusal struct {
+	code int
+	text string
+}
+
+func (r *refusal) Error() string { return r.text }
+
+// ServeHTTP answers a push:
+//
+//	204  taken, except what X-Fanin-Refused counts
+//	400  not a remote-write body, or some of its series are malformed: these
+//	     are named, and the others are taken
+//	401  no or wrong credentials
+//	405  not a POST
+//	413  over a limit; send it in parts
+//	415  not remote write 1.0
+//	429  too many pushes at once; again after Retry-After
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.prepare()
+	code := http.StatusNoContent
+	if err := h.serve(w, r); err != nil {
+		code = err.code
+		switch code {
+		case http.StatusTooManyRequests:
+			w.Header().Set("Retry-After", "1")
+		case http.StatusUnauthorized:
+			w.Header().Set("WWW-Authenticate", `Basic realm="fanin", Bearer`)
+		case http.StatusMethodNotAllowed:
+			w.Header().Set("Allow", http.MethodPost)
+		}
+		http.Error(w, err.text, code)
+	} else {
+		w.WriteHeader(code)
+	}
+	h.metrics.requests.WithLabelValues(strconv.Itoa(code)).Inc()
+}
+
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request) *refusal {
+	if r.Method != http.MethodPost {
+		return &refusal{http.StatusMethodNotAllowed, "remote write is a POST"}
+	}
+	if err := checkProtocol(r.Header); err != nil {
+		return &refusal{http.StatusUnsupportedMediaType, err.Error()}
+	}
+	host, err := h.Nodes.Authenticate(r)
+	if err != nil {
+		h.metrics.unauthenticated.Inc()
+		return &refusal{http.StatusUnauthorized, err.Error()}
+	}
+	job, _ := h.scratch.Get().(*work)
+	if job == nil {
+		job = &work{decoder: wire.Decoder{Limits: h.Limits}, refused: map[admission.Reason]int{}}
+	}
+	defer h.scratch.Put(job)
+	if err := h.read(w, r, job); err != nil {
+		return err
+	}
+	select {
+	case h.decoding <- struct{}{}:
+		defer func() { <-h.decoding }()
+	default:
+		return &refusal{http.StatusTooManyRequests, "too many pushes are being decoded; try again"}
+	}
+	request, err := job.decoder.Decode(job.body.Bytes())
+	switch {
+	case errors.Is(err, wire.ErrTooLarge):
+		return &refusal{http.StatusRequestEntityTooLarge, err.Error()}
+	case err != nil:
+		return &refusal{http.StatusBadRequest, err.Error()}
+	}
+	return h.take(w, r, host, job, request)
+}
+
+func checkProtocol(header http.Header) error {
+	media, params, err := mime.ParseMediaType(header.Get("Content-Type"))
+	if err != nil || media != wire.ContentType {
+		return fmt.Errorf("Content-Type is %q, want %s", header.Get("Content-Type"), wire.ContentType)
+	}
+	if proto := params["proto"]; proto != "" && proto != "prometheus.WriteRequest" {
+		return fmt.Errorf("messages of type %q are not taken, send prometheus.WriteRequest (remote write 1.0)", proto)
+	}
+	if got := header.Get("Content-Encoding"); got != wire.ContentEncoding {
+		return fmt.Errorf("Content-Encoding is %q, want %s", got, wire.ContentEncoding)
+	}
+	return nil
+}
+
+func (h *Handler) read(w http.ResponseWriter, r *http.Request, job *work) *refusal {
+	select {
+	case h.reading <- struct{}{}:
+		defer func() { <-h.reading }()
+	default:
+		return &refusal{http.StatusTooManyRequests, "too many pushes are being read; try again"}
+	}
+	if r.ContentLength > h.MaxBody {
+		return &refusal{http.StatusRequestEntityTooLarge, fmt.Sprintf("body of %d bytes, at most %d are taken", r.ContentLength, h.MaxBody)}
+	}
+	job.body.Reset()
+	if _, err := job.body.ReadFrom(http.MaxBytesReader(w, r.Body, h.MaxBody)); err != nil {
+		if over := (*http.MaxBytesError)(nil); errors.As(err, &over) {
+			return &refusal{http.StatusRequestEntityTooLarge, fmt.Sprintf("body of more than %d bytes", h.MaxBody)}
+		}
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			return &refusal{http.StatusBadRequest, "body ended early"}
+		}
+		return &refusal{http.StatusBadRequest, "body could not be read"}
+	}
+	return nil
+}
+
+// take admits a body's series and keeps their points.
+func (h *Handler) take(w http.ResponseWriter, r *http.Request, host string, job *work, request *wire.Request) *refusal {
+	now := time.Now()
+	clear(job.refused)
+	job.points, job.heard = job.points[:0], sample.Owner{}
+	interval := seconds(r.Header.Get(IntervalHeader), time.Hour)
+	known := h.Roster().HasHost(host)
+	if known {
+		h.Presence.HostHeard(host, now, interval)
+		if sent := seconds(r.Header.Get(TimeHeader), 1<<62); sent > 0 {
+			h.Presence.ClockRead(host, time.Unix(0, int64(sent)).Sub(now))
+		}
+	}
+	session := h.Gate.Begin(host, now)
+	request.EachMetadata(session.Learn)
+	request.EachSeries(func(claim *wire.Series) { h.admit(session, claim, host, job, now) })
+	session.End()
+
+	keep := presence.Keep(interval)
+	if interval == 0 {
+		keep = stockKeep
+	}
+	duplicates := 0
+	stored := h.Window.Append(job.points, now, keep, func(_ int, o window.Outcome) {
+		switch o {
+		case window.Duplicate:
+			duplicates++
+		case window.Late:
+			job.refused[admission.OutOfOrder]++
+		case window.Full:
+			job.refused[admission.SeriesLimit]++
+		}
+	})
+	node := "unknown"
+	if known {
+		node = host
+	}
+	h.metrics.stored.WithLabelValues(node).Add(float64(stored))
+	h.metrics.duplicates.WithLabelValues(node).Add(float64(duplicates))
+	for reason, n := range job.refused {
+		h.metrics.refused.WithLabelValues(node, string(reason)).Add(float64(n))
+	}
+	return h.answer(w, job, stored+duplicates)
+}
+
+func (h *Handler) answer(w http.ResponseWriter, job *work, written int) *refusal {
+	w.Header().Set(writtenHeader, strconv.Itoa(written))
+	if len(job.refused) == 0 {
+		return nil
+	}
+	var all, ofForm []string
+	for _, reason := range slices.Sorted(maps.Keys(job.refused)) {
+		count := fmt.Sprintf("%s=%d", reason, job.refused[reason])
+		all = append(all, count)
+		if reason.OfForm() {
+			ofForm = append(ofForm, count)
+		}
+	}
+	w.Header().Set(RefusedHeader, strings.Join(all, ", "))
+	if len(ofForm) > 0 {
+		return &refusal{http.StatusBadRequest, "malformed series were left out, the others taken: " + strings.Join(ofForm, ", ")}
+	}
+	return nil
+}
+
+func (h *Handler) admit(session *admission.Session, claim *wire.Series, host string, job *work, now time.Time) {
+	verdict := session.Admit(claim)
+	if claim.Histograms > 0 {
+		job.refused[admission.Histogram] += claim.Histograms
+	}
+	switch {
+	case verdict.Reason != "":
+		job.refused[verdict.Reason] += max(1, len(claim.Points))
+		if verdict.Owner.Guest != "" {
+			h.Presence.GuestRefused(verdict.Owner, now)
+		}
+		if verdict.Stranger != "" {
+			h.Presence.StrangerHeard(presence.Stranger{Host: host, Name: verdict.Stranger, Reason: string(verdict.Reason), Seen: now})
+		}
+	case verdict.State != nil:
+		if n := len(claim.Points); n > 0 {
+			h.Presence.GuestSaid(verdict.Owner, claim.Points[n-1].V > 0, verdict.State.Why, now)
+		}
+	default:
+		for _, p := range claim.Points {
+			switch at := time.UnixMilli(p.T); {
+			case at.Sub(now) > h.MaxFuture:
+				job.refused[admission.Future]++
+			case now.Sub(at) > h.MaxAge:
+				job.refused[admission.TooOld]++
+			default:
+				job.points = append(job.points, sample.Point{Series: verdict.Series, T: p.T, V: p.V})
+			}
+		}
+		if verdict.Owner != job.heard && verdict.Owner.Guest != "" {
+			job.heard = verdict.Owner
+			h.Presence.GuestHeard(verdict.Owner, now)
+		}
+	}
+}
+
+// seconds reads a decimal number of seconds from a header, 0 when there is
+// none or it is not between 0 and most.
+func seconds(text string, most time.Duration) time.Duration {
+	v, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(v > 0 && v <= most.Seconds()) {
+		return 0
+	}
+	return time.Duration(v * float64(time.Second))
+}
