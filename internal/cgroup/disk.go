@@ -3,20 +3,22 @@ package cgroup
 import (
 	"fmt"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // Disks calls f for every block device that the group has used, with its
-// counters; none when the kernel does not account for it here. Version 2
-// charges writes to the group that made the pages dirty, version 1 only what
-// was read or written past the page cache or was read into it. f must not
-// keep the pointer. The errors are those of [Group.Read].
+// counters; none when the kernel does not account for it here. Version 1 charges
+// a write that goes through the page cache to the root, not to the group; reads
+// and direct writes are right on both. f must not keep the pointer. The errors
+// are those of [Group.Read].
 func (g *Group) Disks(f func(*Disk)) error {
-	if !g.disksTried {
-		g.disksTried = true
+	if !g.disksOpened {
 		if err := g.openDisks(); err != nil {
-			g.disksTried = false
+			g.closeDisks()
 			return fmt.Errorf("open the disk counters of %s: %w", g.path, err)
 		}
+		g.disksOpened = true
 	}
 	g.disks = g.disks[:0]
 	for i := range g.diskFiles {
@@ -24,7 +26,7 @@ func (g *Group) Disks(f func(*Disk)) error {
 		if err != nil {
 			return err
 		}
-		g.disks = g.diskFiles[i].parse(b, g.disks)
+		g.disks = g.diskFiles[i].parseDisks(b, g.disks)
 	}
 	for i := range g.disks {
 		f(&g.disks[i])
@@ -60,4 +62,11 @@ func (g *Group) openDisks() error {
 		}
 	}
 	return nil
+}
+
+func (g *Group) closeDisks() {
+	for i := range g.diskFiles {
+		_ = unix.Close(g.diskFiles[i].fd)
+	}
+	g.diskFiles, g.disksOpened = nil, false
 }

@@ -42,14 +42,14 @@ type Group struct {
 	cpuQuota Value     // smallest of limits
 	memory   Value
 
-	disks      []Disk
-	diskFiles  []diskFile
-	disksTried bool
+	disks       []Disk
+	diskFiles   []diskFile
+	disksOpened bool
 }
 
 type diskFile struct {
 	file
-	parse func([]byte, []Disk) []Disk
+	parseDisks func([]byte, []Disk) []Disk
 }
 
 // open opens the files of a group. The places are the same group in the
@@ -384,7 +384,8 @@ func parseProcs(b []byte) int {
 	return 0
 }
 
-// Close closes the descriptors. The group itself lives on.
+// Close closes the descriptors, of which the group is read no more; the
+// kernel's group lives on.
 func (g *Group) Close() error {
 	var errs []error
 	for i := range g.files {
@@ -395,9 +396,7 @@ func (g *Group) Close() error {
 			errs = append(errs, unix.Close(files[i].fd))
 		}
 	}
-	for i := range g.diskFiles {
-		errs = append(errs, unix.Close(g.diskFiles[i].fd))
-	}
-	g.files, g.limits, g.diskFiles = nil, nil, nil
+	g.closeDisks()
+	g.files, g.limits = nil, nil
 	return errors.Join(errs...)
 }
