@@ -1,0 +1,97 @@
+package main
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/prometheus/exporter-toolkit/web"
+
+	"fanin/internal/admission"
+	"fanin/internal/deployment"
+)
+
+func checkStates(files []string) error {
+	bad := 0
+	for _, file := range files {
+		project, err := deployment.Check(file)
+		if err != nil {
+			bad++
+			fmt.Fprintln(os.Stderr, err)
+		}
+		if project != nil {
+			fmt.Printf("%s: deployment %s, %d guests on %d hosts\n", file, project.Name, len(project.Guests), len(project.Hosts))
+		}
+	}
+	if bad > 0 {
+		return fmt.Errorf("%d of %d files have faults", bad, len(files))
+	}
+	return nil
+}
+
+func checkSettings(folder string) error {
+	roster, err := deployment.CheckSettings(folder)
+	for _, project := range roster.Projects() {
+		fmt.Printf("deployment %s: %s, %d guests on %d hosts\n", project.Name, project.State, len(project.Guests), len(project.Hosts))
+	}
+	fmt.Printf("%d hosts may push\n", len(roster.Hosts()))
+	if err != nil {
+		return fmt.Errorf("faults in %s:\n%w", folder, err)
+	}
+	return nil
+}
+
+func checkNodesFile(file string) error {
+	if err := admission.CheckNodes(file); err != nil {
+		return err
+	}
+	fmt.Println(file + ": ok")
+	return nil
+}
+
+func checkWebConfig(file string) error {
+	if err := web.Validate(file); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	fmt.Println(file + ": ok")
+	return nil
+}
+
+func makeToken(node string) error {
+	token := rand.Text()
+	hash := sha256.Sum256([]byte(token))
+	fmt.Printf("token for the pusher on %s (its --push.bearer-token-file):\n%s\n", node, token)
+	fmt.Printf("line for the gateway's nodes file:\n  %s: {token_sha256: %s}\n", node, hex.EncodeToString(hash[:]))
+	return nil
+}
+
+func healthcheck(url string) error {
+	client := &http.Client{Timeout: 3 * time.Second}
+	answer, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s", url, answer.Status)
+	}
+	return nil
+}
+
+func landingPage() (http.Handler, error) {
+	return web.NewLandingPage(web.LandingConfig{
+		Name:        "fanin gateway",
+		Description: "What the testbed's hosts and guests do, second by second.",
+		Profiling:   "false",
+		Links: []web.LandingLinks{
+			{Address: "dashboard/", Text: "Dashboard", Description: "deployments, their hosts and guests"},
+			{Address: "metrics/testbed", Text: "Scrape page", Description: "the newest sample of every series, for Prometheus"},
+			{Address: "metrics", Text: "Metrics", Description: "of the gateway itself"},
+			{Address: "readyz", Text: "Readiness"},
+		},
+	})
+}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"fanin/internal/admission"
+	"fanin/internal/daemon"
+	"fanin/internal/deployment"
+	"fanin/internal/exposition"
+	"fanin/internal/ingest"
+	"fanin/internal/presence"
+	"fanin/internal/sample"
+	"fanin/internal/window"
+	"fanin/internal/wire"
+)
+
+type options struct {
+	listen    []string
+	webConfig string
+
+	settings   string
+	stateGlobs []string
+	poll       time.Duration
+
+	nodesFile  string
+	maxBody    int64
+	limits     wire.Limits
+	nodeSeries int
+	maxSeries  int
+	maxAge     time.Duration
+
+	grafana string
+}
+
+func runFlags(cmd *kingpin.CmdClause) *options {
+	o := &options{}
+	cmd.Flag("web.listen-address", "Address to listen on; may be given several times.").
+		Default("127.0.0.1:9370").StringsVar(&o.listen)
+	cmd.Flag("web.config.file", "File with TLS and user settings, in the format of the Prometheus exporter toolkit.").
+		PlaceHolder("FILE").StringVar(&o.webConfig)
+	cmd.Flag("testbedos.settings", "TestbedOS' settings folder; \"\" for none.").
+		Default("/var/lib/testbedos").StringVar(&o.settings)
+	cmd.Flag("state.glob", "Pattern of <project>-state.json files whose deployments are active by being there; may be given several times.").
+		PlaceHolder("PATTERN").StringsVar(&o.stateGlobs)
+	cmd.Flag("state.interval", "How often to look whether those files have changed.").
+		Default("1s").DurationVar(&o.poll)
+	cmd.Flag("push.nodes-file", "File with the token of each node that may push. Without it, senders on this machine are believed.").
+		PlaceHolder("FILE").StringVar(&o.nodesFile)
+	cmd.Flag("push.max-body-bytes", "Largest body of a push, compressed.").
+		Default("2097152").Int64Var(&o.maxBody)
+	cmd.Flag("push.max-decoded-bytes", "Largest body of a push, decompressed.").
+		Default("8388608").IntVar(&o.limits.Decoded)
+	cmd.Flag("push.max-series", "Most series in one push.").
+		Default("10000").IntVar(&o.limits.Series)
+	cmd.Flag("push.max-samples", "Most samples in one push.").
+		Default("20000").IntVar(&o.limits.Samples)
+	cmd.Flag("push.max-labels", "Most labels of one series.").
+		Default("30").IntVar(&o.limits.Labels)
+	cmd.Flag("push.max-node-series", "Most series of one node.").
+		Default("20000").IntVar(&o.nodeSeries)
+	cmd.Flag("window.max-series", "Most series of all nodes.").
+		Default("1000000").IntVar(&o.maxSeries)
+	cmd.Flag("scrape.max-age", "Samples older than this are refused: a Prometheus without an out-of-order window takes one hour.").
+		Default("50m").DurationVar(&o.maxAge)
+	cmd.Flag("grafana.url", "Base address of Grafana as the reader's browser sees it (/grafana behind the shipped Nginx); graphs are embedded when it is set.").
+		PlaceHolder("URL").StringVar(&o.grafana)
+	return o
+}
+
+const (
+	sweepEvery  = time.Second
+	forgetEvery = time.Minute
+)
+
+func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
+	nodes, err := admission.NewNodes(o.nodesFile, log)
+	if err != nil {
+		return err
+	}
+	registry := daemon.NewRegistry("gateway")
+
+	watcher := &deployment.Watcher{Settings: o.settings, StateGlobs: o.stateGlobs, Interval: o.poll, Log: log}
+	if _, err := os.Stat(o.settings); err != nil && len(o.stateGlobs) > 0 {
+		watcher.Settings = "" // the globs are what was meant
+	}
+	if err := watcher.Register(registry); err != nil {
+		return err
+	}
+	watcher.Load()
+
+	book := &presence.Book{}
+	store := &window.Store{MaxSeries: o.maxSeries}
+	gate := &admission.Gate{Roster: watcher.Roster, NodeSeries: o.nodeSeries, GatewaySeries: o.maxSeries}
+	endpoint := &ingest.Handler{
+		Nodes: nodes, Gate: gate, Window: store, Presence: book, Roster: watcher.Roster, Log: log,
+		Limits: o.limits, MaxBody: o.maxBody, MaxAge: o.maxAge,
+	}
+	if err := endpoint.Register(registry); err != nil {
+		return err
+	}
+	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "fanin_window_series", Help: "Series in the window.",
+	}, func() float64 { return float64(store.Len()) }))
+	report := func() *presence.Report { return book.Report(watcher.Roster(), time.Now()) }
+	pages := &exposition.Pages{Window: store, Now: func() []sample.Point { return report().Points() }}
+
+	mux, err := routes(o, registry, endpoint, pages, watcher, report, store)
+	if err != nil {
+		return err
+	}
+	server := &daemon.Server{Addresses: o.listen, WebConfig: o.webConfig, Handler: mux, Log: log}
+	if err := server.Listen(); err != nil {
+		return err
+	}
+	if nodes.Open() {
+		log.Warn("no --push.nodes-file: every process on this machine may push under any host name; pushes from elsewhere are refused")
+	}
+	log.Info("gateway is ready", "page", server.URL()+"/dashboard/", "scrape", server.URL()+"/metrics/testbed")
+	return daemon.Run(ctx, log,
+		daemon.Task{Name: "deployments", Run: watcher.Run},
+		daemon.Task{Name: "sweep", Run: func(ctx context.Context) error {
+			sweep(ctx, watcher, book, store, gate)
+			return nil
+		}},
+		daemon.Task{Name: "web", Run: server.Run},
+	)
+}
+
+// sweep takes out of the window what has ended, and forgets senders and
+// guests that are long gone.
+func sweep(ctx context.Context, watcher *deployment.Watcher, book *presence.Book, store *window.Store, gate *admission.Gate) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	forgot := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := time.Now()
+		store.Sweep(now, book.Allowed(watcher.Roster(), now))
+		if now.Sub(forgot) >= forgetEvery {
+			forgot = now
+			gate.Forget(now)
+			book.Forget(now)
+		}
+	}
+}
+
+func guestsOf(kind string) func(sample.Owner) bool {
+	return func(o sample.Owner) bool { return o.Kind == kind }
+}
+
+// routes is the gateway's map of addresses.
+func routes(o *options, registry *prometheus.Registry, endpoint http.Handler, pages *exposition.Pages,
+	watcher *deployment.Watcher, report func() *presence.Report, store *window.Store,
+) (*http.ServeMux, error) {
+	mux := http.NewServeMux()
+	mux.Handle("/api/v1/write", endpoint)
+	mux.Handle("GET /metrics/testbed", pages.Handler(nil))
+	mux.Handle("GET /api/metrics/prometheus/hosts", pages.Handler(sample.Owner.IsHost))
+	for _, kind := range []string{deployment.Libvirt, deployment.Docker, deployment.Android} {
+		mux.Handle("GET /api/metrics/prometheus/"+kind, pages.Handler(guestsOf(kind)))
+	}
+	daemon.Observe(mux, registry, func() error { return nil })
+	landing, err := landingPage()
+	if err != nil {
+		return nil, fmt.Errorf("landing page: %w", err)
+	}
+	mux.Handle("GET /{$}", landing)
+	return mux, nil
+}
