@@ -179,7 +179,8 @@ func (d *document) optional() (s string, ok bool, err *Error) {
 	return "", false, d.skip()
 }
 
-// variant is the name of a state: a string, or the only key of an object.
+// variant is the name of a state: a string, or the key of an object, which is
+// never "up".
 func (d *document) variant() (string, *Error) {
 	name := ""
 	var err *Error
@@ -188,7 +189,9 @@ func (d *document) variant() (string, *Error) {
 		name, err = d.text()
 	case '{':
 		err = d.object(func(key string) *Error {
-			name = key
+			if name = key; key == "up" {
+				name = "unknown"
+			}
 			return d.skip()
 		})
 	default:
