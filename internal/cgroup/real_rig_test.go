@@ -229,6 +229,18 @@ func (tr tree) make(t testing.TB, path string) {
 	}
 }
 
+// makeThreaded makes a group of version 2 for threads of its parent's
+// processes.
+func (tr tree) makeThreaded(t testing.TB, path string) {
+	t.Helper()
+	dir := filepath.Join(tr.two, path)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { removeGroup(t, dir) })
+	tr.write(t, "", path, "cgroup.type", "threaded")
+}
+
 // removeGroup waits for the processes of a group to be really gone.
 func removeGroup(t testing.TB, dir string) {
 	var err error

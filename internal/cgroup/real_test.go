@@ -119,25 +119,32 @@ func TestRealMachine(t *testing.T) {
 		t.Run(path, func(t *testing.T) {
 			path := parent(t) + path
 			machine := strings.TrimSuffix(path, "/libvirt")
-			tr.make(t, path+"/emulator")
-			tr.make(t, path+"/vcpu0")
-			tr.setCPU(t, machine, 50000, 100000)
+			tr.make(t, path)
+			inner := []string{path + "/emulator", path + "/vcpu0"}
+			limited := machine
+			if len(tr.one) > 0 {
+				tr.make(t, inner[0])
+				tr.make(t, inner[1])
+			} else {
+				for _, dir := range inner {
+					tr.makeThreaded(t, dir)
+				}
+				limited = path
+			}
+			tr.setCPU(t, limited, 50000, 100000)
 			c := startChild(t)
 			c.do(t, "busy 10")
-			if tr.two == "" || len(tr.one) > 0 {
-				tr.join(t, path+"/emulator", c.pid())
+			if len(tr.one) > 0 {
+				tr.join(t, inner[0], c.pid())
 			} else {
-				// As libvirt does on version 2: threads in threaded groups.
+				// As libvirt does on version 2: the process first, then its threads.
 				tr.join(t, path, c.pid())
-				for _, inner := range []string{"/emulator", "/vcpu0"} {
-					tr.write(t, "", path+inner, "cgroup.type", "threaded")
-				}
 				tids, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", c.pid()))
 				if err != nil {
 					t.Fatal(err)
 				}
 				for i, tid := range tids {
-					tr.write(t, "", path+[]string{"/emulator", "/vcpu0"}[i%2], "cgroup.threads", tid.Name())
+					tr.write(t, "", inner[i%2], "cgroup.threads", tid.Name())
 				}
 			}
 			g, err := l.OfMachine(c.pid())
