@@ -10,6 +10,10 @@ var (
 	Restarts  = sample.NewCounter("testbed_guest_restarts_total", "", "How often the runtime has restarted the guest by itself.")
 )
 
+// HostGuests counts a host's guests, whoever owns them; its labels are
+// guest_type and state.
+var HostGuests = sample.NewGauge("testbed_host_guests", "", "How many guests of a type and state the host has, whether or not a deployment owns them.")
+
 // Processor time.
 var (
 	CPUUsage         = sample.NewCounter("testbed_guest_cpu_usage_seconds_total", "seconds", "Processor time the guest has used.")

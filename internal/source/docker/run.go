@@ -1,0 +1,294 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/moby/moby/api/types/events"
+)
+
+const (
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 5 * time.Second
+	maxReplay  = 10000 // events kept while a list is asked for
+)
+
+// Run keeps the containers' list up to date until ctx ends: it subscribes to
+// events, lists, applies the events, and lists again every Rescan. After an
+// error it connects anew, 0.1 to 5 s later; a socket that has never been there
+// or may not be used is looked for every Rescan. It returns nil when ctx ends,
+// and an error only when Host can not be one.
+func (s *Source) Run(ctx context.Context) error {
+	s.setup()
+	if s.badHost != nil {
+		return s.badHost
+	}
+	s.following.Store(true)
+	defer s.following.Store(false)
+	wait := firstRetry
+	for {
+		began := time.Now()
+		err := s.follow(ctx)
+		if ctx.Err() != nil {
+			s.health.forget()
+			return nil
+		}
+		s.retries.Add(1)
+		if s.settle(err) == nil { // nobody there: no hurry
+			wait = s.Rescan
+		} else if wait = min(2*wait, lastRetry); time.Since(began) > lastRetry {
+			wait = firstRetry
+		}
+		if !s.pause(ctx, wait/2+rand.N(wait/2)) {
+			return nil
+		}
+	}
+}
+
+// pause waits, and reports whether ctx still lives then. Trouble is told from
+// here too, as it may last longer than the wait.
+func (s *Source) pause(ctx context.Context, wait time.Duration) bool {
+	end := time.NewTimer(wait)
+	defer end.Stop()
+	tick := time.NewTicker(max(s.Interval, time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-end.C:
+			return true
+		case now := <-tick.C:
+			_ = s.health.check(now) // it logs; Sample returns the error
+		}
+	}
+}
+
+// settle takes note of an error of the engine's API. It returns nil when that
+// means that there is no engine for us here, which is said once and is no
+// error. An engine that was there once and has gone is one.
+func (s *Source) settle(err error) error {
+	gone := engineUnknown
+	switch {
+	case errors.Is(err, errMissing):
+		gone = engineMissing
+	case errors.Is(err, errDenied):
+		gone = engineDenied
+	}
+	if gone == engineUnknown || !s.roster.lost(gone) {
+		s.health.end(callFollow, err)
+		return err
+	}
+	s.health.forget()
+	if !s.said(gone) {
+		return nil
+	}
+	if gone == engineMissing {
+		s.Log.Info("docker is not installed on this node, or its socket is elsewhere (--docker.host)", "host", s.Host)
+	} else {
+		s.Log.Warn("docker's socket may not be used, so containers are only counted; run as root or as a member of the socket's group to have their names", "host", s.Host, "err", err)
+	}
+	return nil
+}
+
+// said reports whether this is news since the last time.
+func (s *Source) said(e engine) bool { return engine(s.lastSaid.Swap(uint32(e))) != e }
+
+// opened takes a list that the engine has just given.
+func (s *Source) opened(list []entry, since []events.Message) {
+	if s.roster.replace(list, since) {
+		s.Log.Warn("more containers than are measured; the oldest of those that do not run are left out first", "containers", len(list), "limit", s.Limit)
+	}
+	if s.said(engineOpen) {
+		s.Log.Info("docker found", "host", s.Host, "containers", len(list))
+	}
+}
+
+type listed struct {
+	entries []entry
+	err     error
+	took    time.Duration
+}
+
+// follow connects and keeps the roster up to date until something fails.
+func (s *Source) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.health.begin(callFollow)
+	a, err := connect(ctx, s.socket)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	stream, err := a.events(ctx)
+	if err != nil {
+		return err
+	}
+
+	var (
+		lists  = make(chan listed, 1)
+		pings  = make(chan error, 1)
+		replay []events.Message // since the list was asked for
+
+		first             = true
+		listing, pinging  bool
+		overrun           bool
+		lastTook          time.Duration
+		nextList, noneTil time.Time
+	)
+	defer s.health.abandon(callList)
+	defer s.health.abandon(callPing)
+	list := func() {
+		listing, overrun, replay = true, false, replay[:0]
+		s.health.begin(callList)
+		go func() {
+			began := time.Now()
+			entries, err := a.list(ctx)
+			lists <- listed{entries, err, time.Since(began)}
+		}()
+	}
+	tick := time.NewTicker(max(s.Interval, time.Second))
+	defer tick.Stop()
+	list()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case m := <-stream.Messages:
+			s.roster.update(&m)
+			if listing {
+				if overrun = overrun || len(replay) >= maxReplay; !overrun {
+					replay = append(replay, m)
+				}
+			}
+			// Neither event tells everything: whose network it is, whether it
+			// will be started again.
+			if m.Action == events.ActionCreate || m.Action == events.ActionDie {
+				soon := time.Now().Add(2 * time.Second)
+				if soon.Before(noneTil) {
+					soon = noneTil
+				}
+				if soon.Before(nextList) {
+					nextList = soon
+				}
+			}
+		case err := <-stream.Err:
+			return fmt.Errorf("follow events: %w", err)
+		case l := <-lists:
+			listing, lastTook = false, l.took
+			s.health.end(callList, l.err)
+			if l.err != nil {
+				return l.err
+			}
+			if overrun {
+				list()
+				continue
+			}
+			s.opened(l.entries, replay)
+			if first {
+				first = false
+				s.health.end(callFollow, nil)
+			}
+			now := time.Now()
+			nextList, noneTil = now.Add(s.Rescan), now.Add(max(5*time.Second, 20*lastTook))
+		case err := <-pings:
+			pinging = false
+			s.health.end(callPing, err)
+			if err != nil {
+				return err
+			}
+		case now := <-tick.C:
+			_ = s.health.check(now) // it logs; Sample returns the error
+			if !pinging {
+				pinging = true
+				s.health.begin(callPing)
+				go func() { pings <- a.ping(ctx) }()
+			}
+			if !listing && !first && now.After(nextList) {
+				list()
+			}
+		}
+	}
+}
+
+// asking is a list call that Sample has made by itself.
+type asking struct {
+	api    *api // kept for the next one; touched by the call while busy
+	busy   bool
+	answer chan listed
+	ctx    context.Context // of all its calls, until close
+	cancel context.CancelFunc
+}
+
+// ask lists the containers when Run does not. A call that is late goes on
+// while Sample returns, and its answer is taken the next time.
+func (s *Source) ask(ctx context.Context) error {
+	if s.asking == nil {
+		s.asking = &asking{answer: make(chan listed, 1)}
+		s.asking.ctx, s.asking.cancel = context.WithCancel(context.Background())
+	}
+	a := s.asking
+	wait := time.Duration(0)
+	if !a.busy {
+		a.busy = true
+		s.health.begin(callFollow)
+		go func() { a.answer <- a.list(s.socket) }()
+		wait = s.health.patience
+		if len(s.containers) > 0 {
+			wait = s.Interval / 2
+		}
+		if end, ok := ctx.Deadline(); ok {
+			wait = min(wait, time.Until(end)/2)
+		}
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case l := <-a.answer:
+		a.busy = false
+		if l.err != nil {
+			return s.settle(l.err)
+		}
+		s.opened(l.entries, nil)
+		s.health.end(callFollow, nil)
+		return nil
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	if len(s.containers) == 0 {
+		return fmt.Errorf("docker at %s: %w", s.Host, errSilent)
+	}
+	return nil
+}
+
+func (a *asking) list(socket string) listed {
+	// Not Sample's context: the call outlives it.
+	ctx, cancel := context.WithTimeout(a.ctx, callTimeout)
+	defer cancel()
+	if a.api == nil {
+		var err error
+		if a.api, err = connect(ctx, socket); err != nil {
+			return listed{err: err}
+		}
+	}
+	entries, err := a.api.list(ctx)
+	if err != nil {
+		a.api.close()
+		a.api = nil
+	}
+	return listed{entries: entries, err: err}
+}
+
+// close ends the call under way.
+func (a *asking) close() {
+	a.cancel()
+	if a.busy {
+		<-a.answer
+	}
+	if a.api != nil {
+		a.api.close()
+	}
+}
