@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -264,19 +265,26 @@ func TestClockSet(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		step time.Duration
+		when time.Duration // 0: while the second batch is handed out
 		want string
 	}{
-		{"forward, off the grid", 10*time.Minute + 300*time.Millisecond, "1@1000 2@2000 3@603000 4@604000 5@605000"},
-		{"forward, on the grid", 10 * time.Minute, "1@1000 2@2000 3@603000 4@604000 5@605000"},
-		{"back a little: silent until the old time is reached", -2 * time.Second, "1@1000 2@2000 5@3000"},
-		{"back by years: goes on at once", -24 * 365 * time.Hour, "1@1000 2@2000 3@-31535997000 4@-31535996000 5@-31535995000"},
-		{"slewed", -20 * time.Millisecond, "1@1000 2@2000 3@3000 4@4000 5@5000"},
+		{"forward, off the grid", 10*time.Minute + 300*time.Millisecond, 0, "1@1000 2@2000 3@603000 4@604000 5@605000"},
+		{"forward, on the grid", 10 * time.Minute, 0, "1@1000 2@2000 3@603000 4@604000 5@605000"},
+		{"back a little: silent until the old time is reached", -2 * time.Second, 0, "1@1000 2@2000 5@3000"},
+		{"back by years: goes on at once", -24 * 365 * time.Hour, 0, "1@1000 2@2000 3@-31535997000 4@-31535996000 5@-31535995000"},
+		{"forward while waiting", 10*time.Minute + 300*time.Millisecond, 2500 * time.Millisecond, "1@1000 2@2000 3@604000 4@605000 5@606000"},
+		{"back by years while waiting", -24 * 365 * time.Hour, 2500 * time.Millisecond, "1@1000 2@2000 3@-31535996000 4@-31535995000 5@-31535994000"},
+		{"slewed while waiting", -20 * time.Millisecond, 2500 * time.Millisecond, "1@1000 2@2000 3@3000 4@4000 5@5000"},
+		{"slewed", -20 * time.Millisecond, 0, "1@1000 2@2000 3@3000 4@4000 5@5000"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				begin := time.Now().Round(0)
-				var step time.Duration
-				wall := func() time.Time { return time.Now().Round(0).Add(step) }
+				var step atomic.Int64
+				wall := func() time.Time { return time.Now().Round(0).Add(time.Duration(step.Load())) }
+				if c.when > 0 {
+					time.AfterFunc(c.when, func() { step.Store(int64(c.step)) })
+				}
 				series := sample.New(family, sample.Label{Name: "of", Value: "a"})
 				var calls int
 				source := source(func(b *sample.Batch) {
@@ -289,10 +297,10 @@ func TestClockSet(t *testing.T) {
 				var got []batch
 				s.Output = func(points []sample.Point) {
 					got = append(got, batch{points: slices.Clone(points)})
-					switch calls {
-					case 2:
-						step = c.step
-					case 5:
+					switch {
+					case calls == 2 && c.when == 0:
+						step.Store(int64(c.step))
+					case calls == 5:
 						cancel()
 						close(stop)
 					}
