@@ -116,7 +116,8 @@ func acceptsGzip(header http.Header) bool {
 }
 
 // Write appends one page to dst: first the points without timestamps, then
-// those with. Each list is sorted by family name, and no family is in both.
+// those with. In each list the series of a family stand together, and no family
+// is in both.
 func Write(dst []byte, format Format, now, points []sample.Point) []byte {
 	at := appender{format: format, b: dst}
 	at.points(now, false)

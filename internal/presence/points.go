@@ -9,14 +9,19 @@ var (
 	ClockOffset = sample.NewGauge("testbed_host_clock_offset_seconds", "seconds", "By how much the host's clock is ahead of the gateway's, transfer time included.")
 )
 
-// Points writes the report as points without a time of their own (T is 0).
+// Points writes the report as points without a time of their own (T is 0),
+// family by family.
 func (r *Report) Points() []sample.Point {
 	points := make([]sample.Point, 0, 2*len(r.Hosts)+len(r.Guests))
+	ofHost := func(f *sample.Family, h HostStatus, v float64) {
+		points = append(points, sample.Point{Series: sample.New(f, sample.Label{Name: sample.HostName, Value: h.Host.Name}), V: v})
+	}
 	for _, h := range r.Hosts {
-		host := sample.Label{Name: sample.HostName, Value: h.Host.Name}
-		points = append(points, sample.Point{Series: sample.New(HostUp, host), V: number(h.Up)})
+		ofHost(HostUp, h, number(h.Up))
+	}
+	for _, h := range r.Hosts {
 		if h.ClockKnown {
-			points = append(points, sample.Point{Series: sample.New(ClockOffset, host), V: h.ClockOffset.Seconds()})
+			ofHost(ClockOffset, h, h.ClockOffset.Seconds())
 		}
 	}
 	for _, g := range r.Guests {

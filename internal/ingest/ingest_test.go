@@ -1,0 +1,349 @@
+package ingest
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/prometheus/prompb"
+
+	"fanin/internal/admission"
+	"fanin/internal/deployment"
+	"fanin/internal/presence"
+	"fanin/internal/sample"
+	"fanin/internal/window"
+	"fanin/internal/wire"
+)
+
+type gateway struct {
+	*Handler
+	url string
+}
+
+func start(t *testing.T, change func(*Handler)) *gateway {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "signal-state.json")
+	state := `{"project_name": "signal", "testbed_hosts": {"h1": {"ip": "10.0.0.1"}, "h2": {"ip": "10.0.0.2"}},
+		"testbed_guests": {"web": {"name": "web", "docker": {"image": "x"}, "testbed_host": "h1"}}}`
+	if err := os.WriteFile(file, []byte(state), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	roster, err := deployment.CheckSettings("", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	nodes, err := admission.NewNodes("", log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := func() *deployment.Roster { return roster }
+	h := &Handler{
+		Nodes: nodes, Gate: &admission.Gate{Roster: of}, Window: &window.Store{}, Presence: &presence.Book{},
+		Roster: of, Log: log,
+	}
+	if change != nil {
+		change(h)
+	}
+	if err := h.Register(prometheus.NewRegistry()); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(h)
+	t.Cleanup(server.Close)
+	return &gateway{h, server.URL}
+}
+
+func (g *gateway) push(t *testing.T, host string, body []byte, change func(*http.Request)) (*http.Response, string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, g.url, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", wire.ContentType)
+	r.Header.Set("Content-Encoding", wire.ContentEncoding)
+	r.Header.Set(admission.NodeHeader, host)
+	if change != nil {
+		change(r)
+	}
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer, strings.TrimSpace(string(text))
+}
+
+// body packs series given as "name guest value ms".
+func body(t testing.TB, lines ...string) []byte {
+	t.Helper()
+	var w prompb.WriteRequest
+	for _, line := range lines {
+		var name, guest string
+		var v float64
+		var ts int64
+		if _, err := fmt.Sscan(line, &name, &guest, &v, &ts); err != nil {
+			t.Fatal(err)
+		}
+		labels := []prompb.Label{{Name: "__name__", Value: name}}
+		if guest != "-" {
+			labels = append(labels, prompb.Label{Name: "guest", Value: guest})
+		}
+		w.Timeseries = append(w.Timeseries, prompb.TimeSeries{Labels: labels, Samples: []prompb.Sample{{Value: v, Timestamp: ts}}})
+	}
+	return pack(t, &w)
+}
+
+func pack(t testing.TB, w *prompb.WriteRequest) []byte {
+	t.Helper()
+	raw, err := w.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return snappy.Encode(nil, raw)
+}
+
+func (g *gateway) page() string {
+	var lines []string
+	for _, p := range g.Window.Newest(nil, nil) {
+		lines = append(lines, fmt.Sprintf("%s %v %d", p.Series.Text(), p.V, p.T))
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestPush(t *testing.T) {
+	g := start(t, nil)
+	now := time.Now().UnixMilli()
+	answer, text := g.push(t, "h1", body(t,
+		fmt.Sprint("testbed_guest_cpu signal-web 12.5 ", now),
+		fmt.Sprint("testbed_host_cpu - 50 ", now),
+		fmt.Sprint("testbed_guest_up signal-web 1 ", now),
+		fmt.Sprint("testbed_guest_cpu nobody 1 ", now),
+		fmt.Sprint("testbed_guest_up nobody 1 ", now),
+		fmt.Sprint("ahead - 1 ", now+2*time.Minute.Milliseconds()),
+		fmt.Sprint("behind - 1 ", now-time.Hour.Milliseconds()),
+	), func(r *http.Request) {
+		r.Header.Set(IntervalHeader, "0.5")
+		r.Header.Set(TimeHeader, fmt.Sprintf("%f", float64(time.Now().Add(3*time.Second).UnixMilli())/1000))
+	})
+	if answer.StatusCode != http.StatusNoContent || text != "" {
+		t.Fatalf("got %s %q", answer.Status, text)
+	}
+	if got, want := answer.Header.Get(RefusedHeader), "future=1, too_old=1, unknown_guest=2"; got != want {
+		t.Fatalf("got refused %q, want %q", got, want)
+	}
+	want := fmt.Sprintf("testbed_guest_cpu{guest_name=\"web\",guest_type=\"docker\",host_name=\"h1\",project=\"signal\"} 12.5 %d\ntestbed_host_cpu{host_name=\"h1\"} 50 %d", now, now)
+	if got := g.page(); got != want {
+		t.Fatalf("got\n%s\nwant\n%s", got, want)
+	}
+	report := g.Presence.Report(g.Roster(), time.Now())
+	if web := report.Guests[0]; !web.Up {
+		t.Fatalf("got guest %+v, want it up", web)
+	}
+	h, _ := report.Host("h1")
+	if !h.Up || h.Interval != 500*time.Millisecond || h.ClockOffset < 2*time.Second || h.ClockOffset > 4*time.Second {
+		t.Fatalf("got host %+v", h)
+	}
+	if len(h.Strangers) != 1 || h.Strangers[0].Name != "nobody" {
+		t.Fatalf("got strangers %+v", h.Strangers)
+	}
+	// The same again is nothing new, and nothing is refused.
+	answer, _ = g.push(t, "h1", body(t, fmt.Sprint("testbed_host_cpu - 50 ", now)), nil)
+	if answer.StatusCode != http.StatusNoContent || answer.Header.Get(RefusedHeader) != "" || answer.Header.Get(writtenHeader) != "1" {
+		t.Fatalf("a repeat: got %s %v", answer.Status, answer.Header)
+	}
+	if got := testutil.ToFloat64(g.metrics.duplicates.WithLabelValues("h1")); got != 1 {
+		t.Fatalf("got %v duplicates, want 1", got)
+	}
+	// From the wrong host.
+	answer, _ = g.push(t, "h2", body(t, fmt.Sprint("testbed_guest_cpu signal-web 99 ", now+1)), nil)
+	if got := answer.Header.Get(RefusedHeader); got != "wrong_host=1" || g.page() != want {
+		t.Fatalf("got refused %q and page\n%s", got, g.page())
+	}
+	if got := testutil.ToFloat64(g.metrics.refused.WithLabelValues("h2", "wrong_host")); got != 1 {
+		t.Fatalf("got %v counted as wrong_host, want 1", got)
+	}
+}
+
+func TestMalformedSeriesAreLeftOutAndTheOthersTaken(t *testing.T) {
+	g := start(t, nil)
+	now := time.Now().UnixMilli()
+	answer, text := g.push(t, "h1", body(t, fmt.Sprint("bad-name - 1 ", now), fmt.Sprint("good - 1 ", now)), nil)
+	if answer.StatusCode != http.StatusBadRequest || !strings.Contains(text, "bad_metric_name=1") || answer.Header.Get(writtenHeader) != "1" {
+		t.Fatalf("got %s %q", answer.Status, text)
+	}
+	if got := g.page(); !strings.HasPrefix(got, `good{host_name="h1"} 1`) || strings.Count(got, "\n") != 0 {
+		t.Fatalf("got page\n%s", got)
+	}
+}
+
+// Bad input gets a 4xx with a reason, stores nothing and costs no memory that
+// stays.
+func TestBadInput(t *testing.T) {
+	g := start(t, nil)
+	now := time.Now().UnixMilli()
+	good := body(t, fmt.Sprint("good - 1 ", now))
+	many := func(n int) []byte {
+		lines := make([]string, n)
+		for i := range lines {
+			lines[i] = fmt.Sprint("m - 1 ", i)
+		}
+		return body(t, lines...)
+	}
+	for _, c := range []struct {
+		name   string
+		body   []byte
+		change func(*http.Request)
+		code   int
+		want   string
+	}{
+		{"GET", nil, func(r *http.Request) { r.Method = http.MethodGet }, 405, "POST"},
+		{"JSON", []byte("{}"), func(r *http.Request) { r.Header.Set("Content-Type", "application/json") }, 415, "Content-Type"},
+		{"no content type", good, func(r *http.Request) { r.Header.Del("Content-Type") }, 415, "Content-Type"},
+		{"remote write 2.0", good, func(r *http.Request) {
+			r.Header.Set("Content-Type", "application/x-protobuf;proto=io.prometheus.write.v2.Request")
+		}, 415, "1.0"},
+		{"gzip", good, func(r *http.Request) { r.Header.Set("Content-Encoding", "gzip") }, 415, "snappy"},
+		{"no name", good, func(r *http.Request) { r.Header.Del(admission.NodeHeader) }, 401, admission.NodeHeader},
+		{"through a proxy", good, func(r *http.Request) { r.Header.Set("X-Forwarded-For", "10.0.0.1") }, 401, "nodes-file"},
+		{"not snappy", []byte("nonsense"), nil, 400, "snappy"},
+		{"empty", nil, nil, 400, "snappy"},
+		{"not protobuf", snappy.Encode(nil, []byte("nonsense")), nil, 400, "malformed"},
+		{"too many series", many(10_001), nil, 413, "series"},
+		{"too large", make([]byte, 3<<20), nil, 413, "bytes"},
+		{"too large, of unknown length", make([]byte, 3<<20), func(r *http.Request) { r.ContentLength = -1 }, 413, "bytes"},
+		{"4 GiB declared in 7 bytes", []byte{0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0}, nil, 413, "decompression"},
+		{"32 MiB of empty series", snappy.Encode(nil, bytes.Repeat([]byte{0x0a, 0}, 16<<20)), nil, 413, "decompression"},
+		{"8 MiB of empty series", snappy.Encode(nil, bytes.Repeat([]byte{0x0a, 0}, 4<<20)), nil, 413, "series"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			answer, text := g.push(t, "h1", c.body, c.change)
+			if answer.StatusCode != c.code || !strings.Contains(text, c.want) {
+				t.Fatalf("got %s %q, want %d with %q", answer.Status, text, c.code, c.want)
+			}
+			if g.Window.Len() != 0 {
+				t.Fatalf("something was stored: %s", g.page())
+			}
+		})
+	}
+}
+
+func TestBombsDoNotGrowMemory(t *testing.T) {
+	g := start(t, nil)
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	bombs := [][]byte{
+		{0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0},
+		snappy.Encode(nil, bytes.Repeat([]byte{0x0a, 0}, 16<<20)),
+	}
+	g.push(t, "h1", bombs[1], nil)
+	before := heap()
+	for range 200 {
+		for _, b := range bombs {
+			g.push(t, "h1", b, nil)
+		}
+	}
+	if after := heap(); after > before+8<<20 {
+		t.Fatalf("the heap grew from %d to %d bytes", before, after)
+	}
+}
+
+func TestOverload(t *testing.T) {
+	g := start(t, nil)
+	for range cap(g.decoding) {
+		g.decoding <- struct{}{}
+	}
+	answer, _ := g.push(t, "h1", body(t, "a - 1 1"), nil)
+	if answer.StatusCode != http.StatusTooManyRequests || answer.Header.Get("Retry-After") == "" {
+		t.Fatalf("got %s, Retry-After %q", answer.Status, answer.Header.Get("Retry-After"))
+	}
+}
+
+// A sender that promises a body and does not deliver it stores nothing.
+func TestHalfABody(t *testing.T) {
+	g := start(t, nil)
+	c, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	whole := body(t, fmt.Sprint("good - 1 ", time.Now().UnixMilli()))
+	fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\nContent-Encoding: snappy\r\n%s: h1\r\nContent-Length: %d\r\n\r\n", admission.NodeHeader, len(whole))
+	if _, err := c.Write(whole[:len(whole)/2]); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	answer, _ := io.ReadAll(c)
+	if !strings.Contains(string(answer), "400 Bad Request") || g.Window.Len() != 0 {
+		t.Fatalf("got %q and %d series", answer, g.Window.Len())
+	}
+}
+
+func TestSecondsHeader(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"1": time.Second, "0.1": 100 * time.Millisecond, "": 0, "x": 0, "-1": 0, "NaN": 0, "Inf": 0, "1e300": 0,
+	} {
+		if got := seconds(text, time.Hour); got != want {
+			t.Errorf("%q: got %s, want %s", text, got, want)
+		}
+	}
+}
+
+func BenchmarkPush(b *testing.B) {
+	var enc wire.Encoder
+	var points []sample.Point
+	family := sample.NewGauge("testbed_host_cpu", "percent", "x")
+	for i := range 2000 {
+		points = append(points, sample.Point{Series: sample.New(family, sample.Label{Name: "i", Value: fmt.Sprint(i)}), T: 1, V: float64(i)})
+	}
+	file := filepath.Join(b.TempDir(), "signal-state.json")
+	if err := os.WriteFile(file, []byte(`{"project_name": "signal", "testbed_hosts": {"h1": {"ip": "10.0.0.1"}}, "testbed_guests": {}}`), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	roster, _ := deployment.CheckSettings("", file)
+	of := func() *deployment.Roster { return roster }
+	log := slog.New(slog.DiscardHandler)
+	nodes, _ := admission.NewNodes("", log)
+	h := &Handler{Nodes: nodes, Gate: &admission.Gate{Roster: of}, Window: &window.Store{}, Presence: &presence.Book{}, Roster: of, Log: log}
+	t0 := time.Now().UnixMilli()
+	b.ReportAllocs()
+	for n := 0; b.Loop(); n++ {
+		for i := range points {
+			points[i].T = t0 + int64(n%10000)
+		}
+		body, _ := enc.Append(nil, points)
+		r := httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(body))
+		r.RemoteAddr = "127.0.0.1:1"
+		r.Header.Set("Content-Type", wire.ContentType)
+		r.Header.Set("Content-Encoding", wire.ContentEncoding)
+		r.Header.Set(admission.NodeHeader, "h1")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != http.StatusNoContent {
+			b.Fatalf("%d %s", w.Code, w.Body)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(points)), "ns/sample")
+}
