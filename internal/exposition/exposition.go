@@ -222,14 +222,11 @@ func appendValue(b []byte, v float64) []byte {
 }
 
 // timestamp is in milliseconds in the text format, in seconds in OpenMetrics.
+// It is not negative: the parsers of the text format would refuse the page.
 func (a *appender) timestamp(t int64) {
 	if a.format == Text {
 		a.b = strconv.AppendInt(a.b, t, 10)
 		return
-	}
-	if t < 0 {
-		a.b = append(a.b, '-')
-		t = -t
 	}
 	a.b = strconv.AppendInt(a.b, t/1000, 10)
 	a.b = append(a.b, '.', byte('0'+t/100%10), byte('0'+t/10%10), byte('0'+t%10))
