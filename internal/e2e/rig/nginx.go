@@ -102,8 +102,11 @@ func (n *NginxServer) waitListening(address string, d time.Duration) error {
 		if err == nil {
 			return conn.Close()
 		}
-		if end := n.Wait(50 * time.Millisecond); end == nil || end.Error() != "still running" {
-			return fmt.Errorf("ended by itself: %v", end)
+		switch end := n.Wait(50 * time.Millisecond); {
+		case end == nil:
+			return errors.New("ended by itself, with exit code 0")
+		case end.Error() != "still running":
+			return fmt.Errorf("ended by itself: %w", end)
 		}
 		if time.Now().After(deadline) {
 			return errors.New("does not listen: " + err.Error())

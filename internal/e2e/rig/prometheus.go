@@ -291,8 +291,11 @@ func (p *PrometheusServer) waitReady(d time.Duration) error {
 			}
 			err = errors.New(resp.Status)
 		}
-		if end := p.Wait(50 * time.Millisecond); end == nil || end.Error() != "still running" {
-			return fmt.Errorf("ended by itself: %v", end)
+		switch end := p.Wait(50 * time.Millisecond); {
+		case end == nil:
+			return errors.New("ended by itself, with exit code 0")
+		case end.Error() != "still running":
+			return fmt.Errorf("ended by itself: %w", end)
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("not ready within %s: %w", d, err)
