@@ -1,0 +1,378 @@
+//go:build cgo
+
+package libvirt
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	api "libvirt.org/go/libvirt"
+
+	"fanin/internal/cgroup"
+)
+
+// A connection on which a call is under way when the daemon freezes fails
+// after keepAliveInterval * (keepAliveCount + 1) seconds.
+const (
+	keepAliveInterval = 5
+	keepAliveCount    = 3
+)
+
+var (
+	errAbsent = errors.New("there is no libvirt daemon")
+	errGone   = errors.New("no such domain")
+)
+
+// link is one connection to the daemon, opened read-only. Any call may take
+// forever; none changes anything.
+type link struct {
+	conn      *api.Connect
+	callbacks []int
+}
+
+// open connects. changed, when given, gets the UUID of every domain that may
+// have become another, and closed is called when the connection is lost; both
+// on the event loop, which they must not hold up. The error is errAbsent when
+// there is no daemon or no library.
+func open(uri string, changed func(uuid string), closed func()) (*link, error) {
+	if err := eventLoop.acquire(); err != nil {
+		return nil, fmt.Errorf("%w: %w", errAbsent, err)
+	}
+	conn, err := api.NewConnectReadOnly(uri)
+	if err != nil {
+		eventLoop.release()
+		return nil, openError(uri, err)
+	}
+	l := &link{conn: conn}
+	if err := l.prepare(changed, closed); err != nil {
+		l.close()
+		return nil, fmt.Errorf("connect to %s: %w", uri, err)
+	}
+	return l, nil
+}
+
+func (l *link) prepare(changed func(uuid string), closed func()) error {
+	// Drivers inside the library (test:///default) have no connection to keep.
+	if err := l.conn.SetKeepAlive(keepAliveInterval, keepAliveCount); err != nil && !is(err, api.ERR_NO_SUPPORT) {
+		return fmt.Errorf("keep-alive: %w", err)
+	}
+	if closed != nil {
+		if err := l.conn.RegisterCloseCallback(func(*api.Connect, api.ConnectCloseReason) { closed() }); err != nil {
+			return fmt.Errorf("close callback: %w", err)
+		}
+	}
+	if changed == nil {
+		return nil
+	}
+	tell := func(d *api.Domain) {
+		if uuid, err := d.GetUUIDString(); err == nil {
+			changed(uuid)
+		}
+	}
+	for _, register := range []func() (int, error){
+		func() (int, error) {
+			return l.conn.DomainEventLifecycleRegister(nil, func(_ *api.Connect, d *api.Domain, _ *api.DomainEventLifecycle) { tell(d) })
+		},
+		func() (int, error) {
+			return l.conn.DomainEventDeviceAddedRegister(nil, func(_ *api.Connect, d *api.Domain, _ *api.DomainEventDeviceAdded) { tell(d) })
+		},
+		func() (int, error) {
+			return l.conn.DomainEventDeviceRemovedRegister(nil, func(_ *api.Connect, d *api.Domain, _ *api.DomainEventDeviceRemoved) { tell(d) })
+		},
+		func() (int, error) {
+			return l.conn.DomainEventBalloonChangeRegister(nil, func(_ *api.Connect, d *api.Domain, _ *api.DomainEventBalloonChange) { tell(d) })
+		},
+	} {
+		id, err := register()
+		if err != nil {
+			return fmt.Errorf("domain events: %w", err)
+		}
+		l.callbacks = append(l.callbacks, id)
+	}
+	return nil
+}
+
+// close may take as long as any call.
+func (l *link) close() {
+	for _, id := range l.callbacks {
+		_ = l.conn.DomainEventDeregister(id)
+	}
+	_ = l.conn.UnregisterCloseCallback()
+	_, _ = l.conn.Close()
+	eventLoop.release()
+}
+
+func openError(uri string, err error) error {
+	text := err.Error()
+	switch {
+	case strings.Contains(text, "No such file or directory"), strings.Contains(text, "Connection refused"):
+		return fmt.Errorf("%w at %s: %w", errAbsent, uri, err)
+	case strings.Contains(text, "Permission denied"):
+		return fmt.Errorf("connect to %s: %w; the user needs to be allowed to use libvirt's read-only socket", uri, err)
+	}
+	return fmt.Errorf("connect to %s: %w", uri, err)
+}
+
+func is(err error, code api.ErrorNumber) bool {
+	var e api.Error
+	return errors.As(err, &e) && e.Code == code
+}
+
+// ping asks the daemon for its version (virConnectGetLibVersion).
+func (l *link) ping() error {
+	_, err := l.conn.GetLibVersion()
+	return err
+}
+
+// alive asks nobody: the connection knows whether it was closed.
+func (l *link) alive() bool {
+	ok, err := l.conn.IsAlive()
+	return ok && err == nil
+}
+
+// listing is what libvirt says about all domains.
+type listing struct {
+	all     []*description
+	unclear []string // UUIDs of those it could not describe
+	errs    []error  // and why
+}
+
+// list describes all domains (virConnectListAllDomains), but for those that
+// vanish meanwhile.
+func (l *link) list() (listing, error) {
+	domains, err := l.conn.ListAllDomains(0)
+	if err != nil {
+		return listing{}, fmt.Errorf("list domains: %w", err)
+	}
+	var got listing
+	for i := range domains {
+		d, err := describe(&domains[i])
+		switch {
+		case err == nil:
+			got.all = append(got.all, d)
+		case !errors.Is(err, errGone):
+			got.errs = append(got.errs, err)
+			if uuid, err := domains[i].GetUUIDString(); err == nil {
+				got.unclear = append(got.unclear, uuid)
+			}
+		}
+		_ = domains[i].Free()
+	}
+	if !l.alive() {
+		return listing{}, errors.Join(append(got.errs, errors.New("list domains: the connection was lost"))...)
+	}
+	return got, nil
+}
+
+// describe describes one domain; errGone when there is none of this UUID.
+func (l *link) describe(uuid string) (*description, error) {
+	d, err := l.conn.LookupDomainByUUIDString(uuid)
+	if err != nil {
+		return nil, domainError(uuid, err)
+	}
+	defer d.Free()
+	return describe(d)
+}
+
+// describe asks for nothing that waits for QEMU: name, state, id and XML come
+// from the daemon's memory.
+func describe(d *api.Domain) (*description, error) {
+	uuid, err := d.GetUUIDString()
+	if err != nil {
+		return nil, domainError("", err)
+	}
+	name, err := d.GetName()
+	if err != nil {
+		return nil, domainError(uuid, err)
+	}
+	code, _, err := d.GetState()
+	if err != nil {
+		return nil, domainError(name, err)
+	}
+	persistent, err := d.IsPersistent()
+	if err != nil {
+		return nil, domainError(name, err)
+	}
+	text, err := d.GetXMLDesc(0)
+	if err != nil {
+		return nil, domainError(name, err)
+	}
+	def, err := parseDefinition([]byte(text))
+	if err != nil {
+		return nil, fmt.Errorf("domain %s: %w", name, err)
+	}
+	r := &description{uuid: uuid, name: name, id: -1, state: stateOf(code), persistent: persistent, definition: def}
+	if id, err := d.GetID(); err == nil {
+		r.id = int(id)
+	}
+	return r, nil
+}
+
+func domainError(name string, err error) error {
+	if is(err, api.ERR_NO_DOMAIN) {
+		return errGone
+	}
+	return fmt.Errorf("domain %s: %w", name, err)
+}
+
+// stateOf is virDomainState in fewer words.
+func stateOf(s api.DomainState) state {
+	switch s {
+	case api.DOMAIN_NOSTATE, api.DOMAIN_RUNNING, api.DOMAIN_BLOCKED:
+		return running
+	case api.DOMAIN_PAUSED:
+		return paused
+	case api.DOMAIN_CRASHED:
+		return crashed
+	case api.DOMAIN_PMSUSPENDED:
+		return suspended
+	}
+	return stopped
+}
+
+// statistics asks QEMU for the slow numbers of a domain
+// (virDomainListGetStats). With fast it adds what the process would tell if it
+// could be read. The flag NOWAIT leaves out what another client's call on the
+// domain holds up, but not what QEMU itself does.
+func (l *link) statistics(uuid string, fast bool) (*reading, error) {
+	d, err := l.conn.LookupDomainByUUIDString(uuid)
+	if err != nil {
+		return nil, domainError(uuid, err)
+	}
+	defer d.Free()
+	groups := api.DOMAIN_STATS_BALLOON | api.DOMAIN_STATS_VCPU | api.DOMAIN_STATS_BLOCK
+	if fast {
+		groups |= api.DOMAIN_STATS_CPU_TOTAL | api.DOMAIN_STATS_INTERFACE
+	}
+	all, err := l.conn.GetAllDomainStats([]*api.Domain{d}, groups, api.CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
+	if err != nil {
+		return nil, domainError(uuid, err)
+	}
+	var r *reading
+	for i := range all {
+		if r == nil {
+			r = readingOf(&all[i], time.Now())
+		}
+		_ = all[i].Domain.Free()
+	}
+	if r == nil {
+		return nil, errGone
+	}
+	return r, nil
+}
+
+func readingOf(s *api.DomainStats, at time.Time) *reading {
+	r := &reading{at: at}
+	if c := s.Cpu; c != nil {
+		r.cpu = value(c.TimeSet, c.Time, 1e-9)
+		r.cpuUser = value(c.UserSet, c.User, 1e-9)
+		r.cpuSystem = value(c.SystemSet, c.System, 1e-9)
+	}
+	if b := s.Balloon; b != nil {
+		r.current = value(b.CurrentSet, b.Current, 1024)
+		r.rss = value(b.RssSet, b.Rss, 1024)
+		// 0 is what a balloon without a driver in the guest says.
+		if b.LastUpdateSet && b.LastUpdate > 0 {
+			r.updated = time.Unix(int64(b.LastUpdate), 0)
+			r.unused = value(b.UnusedSet, b.Unused, 1024)
+			r.available = value(b.AvailableSet, b.Available, 1024)
+			r.usable = value(b.UsableSet, b.Usable, 1024)
+			r.cache = value(b.DiskCachesSet, b.DiskCaches, 1024)
+		}
+	}
+	for i := range s.Vcpu {
+		v := &s.Vcpu[i]
+		r.vcpus = append(r.vcpus, vcpuReading{
+			time: value(v.TimeSet, v.Time, 1e-9), wait: value(v.WaitSet, v.Wait, 1e-9), delay: value(v.DelaySet, v.Delay, 1e-9),
+		})
+	}
+	for i := range s.Block {
+		b := &s.Block[i]
+		if b.Name == "" {
+			continue
+		}
+		r.disks = append(r.disks, diskReading{device: b.Name, values: [diskFamilies]cgroup.Value{
+			value(b.RdBytesSet, b.RdBytes, 1), value(b.WrBytesSet, b.WrBytes, 1),
+			value(b.RdReqsSet, b.RdReqs, 1), value(b.WrReqsSet, b.WrReqs, 1),
+			value(b.RdTimesSet, b.RdTimes, 1e-9), value(b.WrTimesSet, b.WrTimes, 1e-9), value(b.FlTimesSet, b.FlTimes, 1e-9),
+		}})
+	}
+	for i := range s.Net {
+		n := &s.Net[i]
+		if n.Name == "" {
+			continue
+		}
+		r.nets = append(r.nets, netReading{device: n.Name, values: [netFamilies]cgroup.Value{
+			value(n.RxBytesSet, n.RxBytes, 1), value(n.RxPktsSet, n.RxPkts, 1), value(n.RxErrsSet, n.RxErrs, 1), value(n.RxDropSet, n.RxDrop, 1),
+			value(n.TxBytesSet, n.TxBytes, 1), value(n.TxPktsSet, n.TxPkts, 1), value(n.TxErrsSet, n.TxErrs, 1), value(n.TxDropSet, n.TxDrop, 1),
+		}})
+	}
+	return r
+}
+
+func value(set bool, v uint64, scale float64) cgroup.Value {
+	return cgroup.Value{V: float64(v) * scale, OK: set}
+}
+
+// eventLoop is libvirt's own: the library has one for the whole process, it
+// must be there before the first connection, and it can not be taken away
+// again. Keep-alive, events and the closing of connections need it to run, so
+// it does as long as somebody has a connection.
+var eventLoop loop
+
+type loop struct {
+	mu         sync.Mutex
+	registered bool
+	timer      int
+	users      int
+	stop       atomic.Bool
+	done       chan struct{}
+}
+
+func (l *loop) acquire() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.registered {
+		if err := api.EventRegisterDefaultImpl(); err != nil {
+			return err
+		}
+		timer, err := api.EventAddTimeout(-1, func(int) {})
+		if err != nil {
+			return err
+		}
+		l.registered, l.timer = true, timer
+	}
+	if l.users++; l.users > 1 {
+		return nil
+	}
+	l.stop.Store(false)
+	l.done = make(chan struct{})
+	api.EventUpdateTimeout(l.timer, -1)
+	go func() {
+		defer close(l.done)
+		for !l.stop.Load() {
+			if err := api.EventRunDefaultImpl(); err != nil {
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+		// What closed connections leave is taken away by one more turn; the
+		// timer keeps it from waiting.
+		_ = api.EventRunDefaultImpl()
+	}()
+	return nil
+}
+
+func (l *loop) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.users--; l.users > 0 {
+		return
+	}
+	l.stop.Store(true)
+	api.EventUpdateTimeout(l.timer, 0)
+	<-l.done
+}

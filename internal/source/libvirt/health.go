@@ -1,0 +1,97 @@
+//go:build cgo
+
+package libvirt
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+var errSilent = errors.New("no answer to a call that is still open")
+
+// health knows since when the daemon has not answered, if so. An answer that
+// is late counts as none for as long as it is late.
+type health struct {
+	log      *slog.Logger
+	uri      string
+	patience time.Duration
+
+	mu       sync.Mutex
+	began    time.Time // of the call that is under way; zero: none
+	failing  time.Time // when the first of the calls began that have failed in a row
+	err      error     // of the last one
+	failures int
+	known    bool      // there has been a daemon
+	missing  bool      // said that there is none
+	reported time.Time // since when, of the trouble that was logged
+}
+
+// begin notes that the daemon is asked something, end how that ended. There
+// is one such call at a time.
+func (h *health) begin() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.began = time.Now()
+}
+
+func (h *health) end(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	began := h.began
+	h.began = time.Time{}
+	switch {
+	case err == nil:
+		if h.missing {
+			h.log.Info("libvirt is there now", "uri", h.uri)
+		}
+		h.known, h.missing, h.failing, h.err = true, false, time.Time{}, nil
+	case errors.Is(err, errAbsent) && !h.known:
+		h.failing, h.err = time.Time{}, nil
+		if !h.missing {
+			h.missing = true
+			h.log.Info("no libvirt here; looked for again from time to time", "uri", h.uri, "err", err)
+		}
+	default:
+		h.failures++
+		if h.failing.IsZero() {
+			h.failing = began
+		}
+		h.err = err
+	}
+}
+
+// absent reports whether there is no daemon and never was one.
+func (h *health) absent() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.missing
+}
+
+// check returns an error when the daemon has not given a good answer for
+// longer than is patient, and logs when that begins and ends.
+func (h *health) check(now time.Time) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	since, err := h.failing, h.err
+	if since.IsZero() {
+		since, err = h.began, errSilent
+	}
+	switch {
+	case since.IsZero():
+		if !h.reported.IsZero() {
+			h.log.Info("libvirt answers again", "uri", h.uri, "after", now.Sub(h.reported).Round(time.Millisecond), "failed_calls", h.failures)
+		}
+		h.reported, h.failures = time.Time{}, 0
+		return nil
+	case now.Sub(since) < h.patience:
+		return nil
+	}
+	if h.reported.IsZero() {
+		h.reported = since
+		h.log.Warn("libvirt does not answer; domains known so far are still measured", "uri", h.uri, "err", err)
+	}
+	return fmt.Errorf("libvirt at %s has not answered for %s: %w", h.uri, now.Sub(since).Round(time.Millisecond), err)
+}
