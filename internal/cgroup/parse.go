@@ -241,54 +241,58 @@ func parseIOStat(b []byte, disks []Disk) []Disk {
 }
 
 // parseBlkioBytes reads blkio.throttle.io_service_bytes and its _recursive
-// twin into disks.
+// twin into disks. A 0 is absent: see [Group.Disks].
 func parseBlkioBytes(b []byte, disks []Disk) []Disk {
 	for len(b) > 0 {
-		at, op, v, rest := 0, []byte(nil), Value{}, []byte(nil)
-		disks, at, op, v, rest = blkioLine(b, disks)
-		b = rest
+		var l blkioLine
+		l, disks, b = cutBlkio(b, disks)
 		switch {
-		case at < 0:
-		case string(op) == "Read":
-			disks[at].ReadBytes = v
-		case string(op) == "Write":
-			disks[at].WrittenBytes = v
+		case l.count.V == 0:
+		case string(l.op) == "Read":
+			disks[l.at].ReadBytes = l.count
+		case string(l.op) == "Write":
+			disks[l.at].WrittenBytes = l.count
 		}
 	}
 	return disks
 }
 
 // parseBlkioOps reads blkio.throttle.io_serviced and its _recursive twin into
-// disks.
+// disks. A 0 is absent: see [Group.Disks].
 func parseBlkioOps(b []byte, disks []Disk) []Disk {
 	for len(b) > 0 {
-		at, op, v, rest := 0, []byte(nil), Value{}, []byte(nil)
-		disks, at, op, v, rest = blkioLine(b, disks)
-		b = rest
+		var l blkioLine
+		l, disks, b = cutBlkio(b, disks)
 		switch {
-		case at < 0:
-		case string(op) == "Read":
-			disks[at].Reads = v
-		case string(op) == "Write":
-			disks[at].Writes = v
+		case l.count.V == 0:
+		case string(l.op) == "Read":
+			disks[l.at].Reads = l.count
+		case string(l.op) == "Write":
+			disks[l.at].Writes = l.count
 		}
 	}
 	return disks
 }
 
-// blkioLine takes "8:0 Read 4096" off b; at is -1 for a line that is no
-// device's, such as the "Total 4096" at the end.
-func blkioLine(b []byte, disks []Disk) (_ []Disk, at int, op []byte, v Value, rest []byte) {
+type blkioLine struct {
+	at    int // of the device in disks
+	op    []byte
+	count Value
+}
+
+// cutBlkio takes "8:0 Read 4096" off b. A line that is no device's, such as
+// the "Total 4096" at the end, is the zero blkioLine.
+func cutBlkio(b []byte, disks []Disk) (l blkioLine, _ []Disk, rest []byte) {
 	line, rest := cutLine(b)
 	dev, line := word(line)
-	op, line = word(line)
+	op, line := word(line)
 	count, _ := word(line)
 	major, minor, ok := device(dev)
 	if !ok {
-		return disks, -1, nil, Value{}, rest
+		return blkioLine{}, disks, rest
 	}
-	disks, at = diskOf(disks, major, minor)
-	return disks, at, op, number(count), rest
+	disks, at := diskOf(disks, major, minor)
+	return blkioLine{at: at, op: op, count: number(count)}, disks, rest
 }
 
 // diskOf finds a device among disks, or appends it.

@@ -14,14 +14,13 @@ import (
 	"fanin/internal/e2e/rig"
 )
 
-// The tests of package cgroup that make real groups, run inside a machine
-// whose kernel has cgroup version 2 only: the same questions to the other
-// half of the code, with groups where Docker, Podman and libvirt put them.
-func TestCgroupVersion2(t *testing.T) {
+// The tests of package cgroup that make real groups, run inside machines
+// whose kernels have the hierarchies that this one may not have: version 2
+// alone, version 1 alone (with cpu and cpuacct in one, as systemd mounts
+// them) and both. Groups are where Docker, Podman and libvirt put them.
+func TestCgroupVersions(t *testing.T) {
 	rig.Need(t, "qemu-system-x86_64", "busybox")
-	dir := t.TempDir()
-
-	binary := filepath.Join(dir, "cgroup.test")
+	binary := filepath.Join(t.TempDir(), "cgroup.test")
 	build := exec.Command("go", "test", "-c", "-ldflags=-s -w", "-o", binary, "fanin/internal/cgroup")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -35,7 +34,25 @@ func TestCgroupVersion2(t *testing.T) {
 	if len(tests) < 5 {
 		t.Fatalf("the test binary has %d tests named TestReal, want the suite: %q", len(tests), tests)
 	}
+	const one = `
+mount -t tmpfs cgroup /sys/fs/cgroup
+for c in cpu,cpuacct memory pids blkio; do mkdir /sys/fs/cgroup/$c; mount -t cgroup -o $c cgroup /sys/fs/cgroup/$c; done
+`
+	for _, c := range []struct{ version, mount, cmdline string }{
+		{"2", "mount -t cgroup2 cgroup2 /sys/fs/cgroup\n", "cgroup_no_v1=all"},
+		{"1", one, ""},
+		{"hybrid", one + "mkdir /sys/fs/cgroup/unified\nmount -t cgroup2 cgroup2 /sys/fs/cgroup/unified\n", ""},
+	} {
+		t.Run(c.version, func(t *testing.T) {
+			t.Parallel()
+			inGuest(t, binary, tests, c.version, c.mount, c.cmdline)
+		})
+	}
+}
 
+// inGuest boots a machine that runs the suite and wants it to say so.
+func inGuest(t *testing.T, binary string, tests []string, version, mount, cmdline string) {
+	dir := t.TempDir()
 	disk := filepath.Join(dir, "disk")
 	if err := os.WriteFile(disk, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -44,11 +61,10 @@ func TestCgroupVersion2(t *testing.T) {
 		t.Fatal(err)
 	}
 	console := filepath.Join(dir, "console")
-	initramfs := rig.Initramfs(t, map[string]string{"/cgroup.test": binary}, `
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
-export FANIN_CGROUP_OWN_MACHINE=1 FANIN_CGROUP_VERSION=2 FANIN_CGROUP_DISK=/dev/vda TMPDIR=/tmp
+	initramfs := rig.Initramfs(t, map[string]string{"/cgroup.test": binary}, mount+`
+export FANIN_CGROUP_OWN_MACHINE=1 FANIN_CGROUP_VERSION=`+version+` FANIN_CGROUP_DISK=/dev/vda TMPDIR=/tmp
 uname -r
-cat /proc/filesystems /proc/cgroups /proc/mounts
+cat /proc/cgroups /proc/mounts
 cd /tmp
 /cgroup.test -test.v -test.run '^TestReal' -test.bench Read -test.benchtime 1s -test.timeout 180s
 echo "suite ended: $?"
@@ -59,7 +75,7 @@ poweroff -f`, "virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_mode
 		"-nographic", "-nodefaults", "-no-reboot", "-serial", "file:"+console,
 		"-drive", "file="+disk+",format=raw,if=virtio",
 		"-kernel", rig.Kernel(t), "-initrd", initramfs,
-		"-append", "console=ttyS0 panic=-1 quiet cgroup_no_v1=all psi=1")
+		"-append", "console=ttyS0 panic=-1 quiet psi=1 "+cmdline)
 	began := time.Now()
 	ended := qemu.Wait(4 * time.Minute)
 	b, err := os.ReadFile(console)
