@@ -9,9 +9,8 @@ import (
 	"os"
 	"time"
 
-	"github.com/prometheus/exporter-toolkit/web"
-
 	"fanin/internal/admission"
+	"fanin/internal/daemon"
 	"fanin/internal/deployment"
 )
 
@@ -54,8 +53,8 @@ func checkNodesFile(file string) error {
 }
 
 func checkWebConfig(file string) error {
-	if err := web.Validate(file); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
+	if err := daemon.CheckWebConfig(file); err != nil {
+		return err
 	}
 	fmt.Println(file + ": ok")
 	return nil
@@ -80,18 +79,4 @@ func healthcheck(url string) error {
 		return fmt.Errorf("%s answers %s", url, answer.Status)
 	}
 	return nil
-}
-
-func landingPage() (http.Handler, error) {
-	return web.NewLandingPage(web.LandingConfig{
-		Name:        "fanin gateway",
-		Description: "What the testbed's hosts and guests do, second by second.",
-		Profiling:   "false",
-		Links: []web.LandingLinks{
-			{Address: "dashboard/", Text: "Dashboard", Description: "deployments, their hosts and guests"},
-			{Address: "metrics/testbed", Text: "Scrape page", Description: "the newest sample of every series, for Prometheus"},
-			{Address: "metrics", Text: "Metrics", Description: "of the gateway itself"},
-			{Address: "readyz", Text: "Readiness"},
-		},
-	})
 }

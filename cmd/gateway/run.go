@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
@@ -85,6 +84,10 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	if err != nil {
 		return err
 	}
+	server := &daemon.Server{Addresses: o.listen, WebConfig: o.webConfig, Log: log}
+	if err := server.Listen(); err != nil {
+		return err
+	}
 	registry := daemon.NewRegistry("gateway")
 
 	watcher := &deployment.Watcher{Settings: o.settings, StateGlobs: o.stateGlobs, Interval: o.poll, Log: log}
@@ -112,12 +115,7 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	report := func() *presence.Report { return book.Report(watcher.Roster(), time.Now()) }
 	pages := &exposition.Pages{Window: store, Now: func() []sample.Point { return report().Points() }}
 
-	mux, err := routes(o, registry, endpoint, pages, watcher, report, store)
-	if err != nil {
-		return err
-	}
-	server := &daemon.Server{Addresses: o.listen, WebConfig: o.webConfig, Handler: mux, Log: log}
-	if err := server.Listen(); err != nil {
+	if server.Handler, err = routes(o, registry, endpoint, pages, watcher, report, store); err != nil {
 		return err
 	}
 	if nodes.Open() {
@@ -172,9 +170,13 @@ func routes(o *options, registry *prometheus.Registry, endpoint http.Handler, pa
 		mux.Handle("GET /api/metrics/prometheus/"+kind, pages.Handler(guestsOf(kind)))
 	}
 	daemon.Observe(mux, registry, func() error { return nil })
-	landing, err := landingPage()
+	landing, err := daemon.LandingPage("fanin gateway", "What the testbed's hosts and guests do, second by second.",
+		daemon.Link{Address: "dashboard/", Text: "Dashboard", Description: "deployments, their hosts and guests"},
+		daemon.Link{Address: "metrics/testbed", Text: "Scrape page", Description: "the newest sample of every series, for Prometheus"},
+		daemon.Link{Address: "metrics", Text: "Metrics", Description: "of the gateway itself"},
+	)
 	if err != nil {
-		return nil, fmt.Errorf("landing page: %w", err)
+		return nil, err
 	}
 	mux.Handle("GET /{$}", landing)
 	return mux, nil

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/common/version"
 	"github.com/prometheus/exporter-toolkit/web"
 )
 
@@ -37,8 +38,8 @@ type Server struct {
 // Listen checks the web configuration and opens the listeners, so that a
 // taken port or a bad certificate is known before anything else starts.
 func (s *Server) Listen() error {
-	if err := web.Validate(s.WebConfig); err != nil {
-		return fmt.Errorf("--web.config.file %s: %w", s.WebConfig, err)
+	if err := CheckWebConfig(s.WebConfig); err != nil {
+		return fmt.Errorf("--web.config.file: %w", err)
 	}
 	for _, address := range s.Addresses {
 		l, err := net.Listen("tcp", address)
@@ -100,4 +101,28 @@ func (s *Server) close() {
 		_ = l.Close()
 	}
 	s.listeners = nil
+}
+
+// CheckWebConfig reports what is wrong with a web configuration file.
+func CheckWebConfig(file string) error {
+	if err := web.Validate(file); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return nil
+}
+
+// Link is one line of a landing page; Address is relative to it.
+type Link struct{ Address, Text, Description string }
+
+// LandingPage is what a person finds at the program's root.
+func LandingPage(name, description string, links ...Link) (http.Handler, error) {
+	config := web.LandingConfig{Name: name, Description: description, Profiling: "false", Version: version.Info()}
+	for _, l := range links {
+		config.Links = append(config.Links, web.LandingLinks(l))
+	}
+	page, err := web.NewLandingPage(config)
+	if err != nil {
+		return nil, fmt.Errorf("landing page: %w", err)
+	}
+	return page, nil
 }

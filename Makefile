@@ -1,0 +1,66 @@
+# make demo, make test: these two do everything that is needed on a fresh
+# Debian machine with Go, make and git. `make help` lists the rest.
+
+GO     ?= go
+export GOFLAGS ?= -buildvcs=false
+CACHE  ?= $(or $(FANIN_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fanin)
+TAGS    = libvirt_dlopen
+
+# Without a C compiler the pusher is built without libvirt, and says so.
+CC_FOUND := $(shell command -v $(firstword $(shell $(GO) env CC)) 2>/dev/null)
+export CGO_ENABLED ?= $(if $(CC_FOUND),1,0)
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+INFO     = github.com/prometheus/common/version
+LDFLAGS  = -s -w -X $(INFO).Version=$(VERSION) -X $(INFO).Revision=$(shell git rev-parse HEAD 2>/dev/null)
+
+.PHONY: all build demo test race bench lint deps update clean help
+
+all: build
+
+## build: bin/pusher and bin/gateway
+build:
+	@if [ $(CGO_ENABLED) = 0 ]; then echo 'no C compiler: the pusher is built without libvirt (apt-get install gcc libc6-dev adds it)'; fi
+	$(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/pusher ./cmd/gateway
+
+## demo: this machine's host and guests on a page, until Ctrl-C
+demo: build
+	@stack/demo
+
+## test: everything, against real servers; installs them when root on Debian
+test: deps
+	CGO_ENABLED=$${CGO_ENABLED:-1} $(GO) test -tags $(TAGS) -count=1 -timeout 25m ./...
+
+## race: what needs no servers, under the race detector
+race:
+	SKIP_E2E=1 CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -count=1 -timeout 15m $$($(GO) list ./... | grep -v /e2e)
+
+## bench: the benchmarks, for benchstat
+bench:
+	SKIP_E2E=1 $(GO) test -tags $(TAGS) -run '^$$' -bench . -benchmem ./...
+
+## lint: golangci-lint as .golangci.yml says, and shellcheck
+lint: $(CACHE)/golangci-lint
+	$(CACHE)/golangci-lint run
+	if command -v shellcheck >/dev/null; then shellcheck stack/demo stack/setup internal/e2e/deps .ci/run; fi
+
+$(CACHE)/golangci-lint: tools/lint/go.mod
+	@mkdir -p $(CACHE)
+	@echo 'building golangci-lint, which takes some minutes the first time'
+	cd tools/lint && CGO_ENABLED=0 $(GO) build -trimpath -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+## deps: the programs that the tests run against
+deps:
+	@internal/e2e/deps
+
+## update: rewrite METRICS.md and the golden files
+update:
+	SKIP_E2E=1 $(GO) test -tags $(TAGS) ./... -update
+
+clean:
+	rm -rf bin
+
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+include stack/stack.mk
