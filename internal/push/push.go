@@ -1,0 +1,269 @@
+// Package push owns the delivery of a spool to one URL: HTTP, credentials,
+// what an answer means, and when to try again. It neither knows what is in a
+// record nor keeps any.
+package push
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"fanin/internal/spool"
+)
+
+const (
+	defaultTimeout    = 15 * time.Second
+	defaultDrain      = 2 * time.Second
+	defaultMinBackoff = 100 * time.Millisecond
+	defaultMaxBackoff = 30 * time.Second
+	// maxRetryAfter bounds how long a receiver can make us wait.
+	maxRetryAfter = time.Minute
+)
+
+// Headers beside those of remote write 1.0.
+const (
+	nodeHeader     = "X-Fanin-Node"     // who is speaking
+	intervalHeader = "X-Fanin-Interval" // seconds between two samples
+	timeHeader     = "X-Fanin-Time"     // the clock when it was sent, seconds since 1970
+	refusedHeader  = "X-Fanin-Refused"  // answer: "reason=samples, reason=samples"
+)
+
+// Pusher delivers the records of one spool in order, one at a time. The bodies
+// are snappy-compressed remote-write 1.0 messages.
+type Pusher struct {
+	URL    string
+	Client *http.Client // from [NewClient]
+	Spool  *spool.Spool
+
+	Node     string        // X-Fanin-Node, "" for none
+	Interval time.Duration // X-Fanin-Interval, 0 for none
+
+	Timeout                time.Duration // of one attempt, 0 for 15 s
+	Drain                  time.Duration // how long to go on after the end, 0 for 2 s
+	MinBackoff, MaxBackoff time.Duration // 0 for 100 ms and 30 s
+
+	Log     *slog.Logger          // nil: silent
+	Metrics prometheus.Registerer // nil: not exported
+
+	trouble atomic.Pointer[trouble]
+}
+
+// trouble is why nothing is being delivered. It is immutable.
+type trouble struct {
+	reason string
+	err    error
+	since  time.Time
+}
+
+// Trouble is why records are not being delivered at the moment, nil when the
+// last one was or none was sent yet.
+func (p *Pusher) Trouble() error {
+	if t := p.trouble.Load(); t != nil {
+		return t.err
+	}
+	return nil
+}
+
+// Run delivers until ctx ends, and then, for as long as Drain allows, what is
+// left in the spool; it returns nil, at once when [spool.Spool.Finish] was
+// called and everything is delivered.
+//
+// A record is acknowledged on 2xx, less what the answer's X-Fanin-Refused
+// counts. It is dropped on 413 and on any other 4xx that will not change by
+// waiting; splitting it or setting its bad series aside comes with the spool
+// on disk. On everything else, lost credentials (401, 403) and a second node
+// of the same name (409) included, it is kept and tried again.
+func (p *Pusher) Run(ctx context.Context) error {
+	r := p.newRun(ctx)
+	// Requests outlive ctx by the drain.
+	drain, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		if wait(drain.Done(), p.or(p.Drain, defaultDrain)) {
+			cancel()
+		}
+	})()
+	var last uint64
+	for {
+		record, err := p.Spool.Next(drain, last)
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				r.log.Debug("delivery ends", "err", err)
+			}
+			return nil
+		}
+		if !r.deliver(drain, record) {
+			return nil
+		}
+		last = record.Number
+	}
+}
+
+func (p *Pusher) or(d, otherwise time.Duration) time.Duration {
+	if d > 0 {
+		return d
+	}
+	return otherwise
+}
+
+// run is the state of one Run.
+type run struct {
+	*Pusher
+	stopping <-chan struct{}
+	log      *slog.Logger
+
+	failures  int // in a row
+	greeted   bool
+	rejecting string // what the receiver said to the records dropped before
+
+	attempts, retries *prometheus.CounterVec
+	success           prometheus.Gauge
+	duration          prometheus.Counter
+}
+
+func (p *Pusher) newRun(ctx context.Context) *run {
+	m := promauto.With(p.Metrics)
+	r := &run{
+		Pusher:   p,
+		stopping: ctx.Done(),
+		log:      p.Log,
+		attempts: m.NewCounterVec(prometheus.CounterOpts{Name: "fanin_push_attempts_total", Help: "Attempts to deliver a record, by what came of it."}, []string{"outcome"}),
+		retries:  m.NewCounterVec(prometheus.CounterOpts{Name: "fanin_push_retries_total", Help: "Attempts that have to be made again, by reason."}, []string{"reason"}),
+		success:  m.NewGauge(prometheus.GaugeOpts{Name: "fanin_push_last_success_timestamp_seconds", Help: "When the receiver last took a record, in seconds since 1970; 0 for never."}),
+		duration: m.NewCounter(prometheus.CounterOpts{Name: "fanin_push_seconds_total", Help: "Time spent in attempts to deliver."}),
+	}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	r.log = r.log.With("url", redacted(p.URL))
+	for _, o := range []outcome{taken, again, never} {
+		r.attempts.WithLabelValues(o.String())
+	}
+	for _, reason := range retryReasons {
+		r.retries.WithLabelValues(reason)
+	}
+	return r
+}
+
+// deliver reports whether the record has been dealt with; false means that
+// time is up.
+func (r *run) deliver(drain context.Context, record spool.Record) bool {
+	for {
+		start := time.Now()
+		v := r.attempt(drain, record)
+		r.duration.Add(time.Since(start).Seconds())
+		if drain.Err() != nil && v.outcome == again {
+			return false // the end of the drain cut it off
+		}
+		r.attempts.WithLabelValues(v.outcome.String()).Inc()
+		switch v.outcome {
+		case taken:
+			for _, refused := range v.refused {
+				r.Spool.Refuse(record.Number, refused.reason, refused.samples)
+			}
+			r.Spool.Ack(record.Number)
+			r.worked()
+			return true
+		case never:
+			r.Spool.Drop(record.Number, v.reason)
+			r.rejected(v, record)
+			return true
+		}
+		r.retries.WithLabelValues(v.reason).Inc()
+		r.failed(v)
+		if !r.pause(drain, v.retryAfter) {
+			return false
+		}
+		if !r.Spool.Has(record.Number) {
+			return true // dropped while it waited, and counted there
+		}
+	}
+}
+
+// pause waits with full jitter. The end of ctx cuts it short, so that the
+// drain begins with an attempt.
+func (r *run) pause(drain context.Context, retryAfter time.Duration) bool {
+	d := retryAfter + r.backoff()
+	select {
+	case <-r.stopping:
+		d = min(d, r.or(r.MinBackoff, defaultMinBackoff))
+		return wait(drain.Done(), d)
+	default:
+	}
+	wait(r.stopping, d)
+	return drain.Err() == nil
+}
+
+func (r *run) backoff() time.Duration {
+	most := r.or(r.MinBackoff, defaultMinBackoff)
+	limit := r.or(r.MaxBackoff, defaultMaxBackoff)
+	for i := 1; i < r.failures && most < limit; i++ {
+		most *= 2
+	}
+	return rand.N(min(most, limit)) + 1
+}
+
+// wait reports whether d passed before done was closed.
+func wait(done <-chan struct{}, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+func (r *run) failed(v verdict) {
+	r.failures++
+	before := r.trouble.Load()
+	if before != nil && before.reason == v.reason {
+		return
+	}
+	since := time.Now()
+	if before != nil {
+		since = before.since
+	}
+	r.trouble.Store(&trouble{v.reason, v.err, since})
+	r.log.Warn("samples can not be delivered and are kept", "reason", v.reason, "err", v.err)
+}
+
+func (r *run) worked() {
+	r.success.SetToCurrentTime()
+	if t := r.trouble.Swap(nil); t != nil {
+		r.log.Info("samples are delivered again", "after", time.Since(t.since).Round(time.Millisecond), "failures", r.failures, "pending", r.Spool.Ledger().Pending)
+	} else if !r.greeted {
+		r.log.Info("samples are delivered")
+	}
+	r.failures, r.greeted, r.rejecting = 0, true, ""
+}
+
+func (r *run) rejected(v verdict, record spool.Record) {
+	r.failures = 0
+	r.trouble.Store(nil)
+	if said := v.err.Error(); said != r.rejecting {
+		r.rejecting = said
+		r.log.Error("the receiver rejects samples, which are dropped", "reason", v.reason, "samples", record.Samples, "err", v.err)
+	}
+}
+
+func redacted(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return "(malformed)"
+	}
+	return u.Redacted()
+}
+
+func decimal(seconds float64) string { return strconv.FormatFloat(seconds, 'f', -1, 64) }
