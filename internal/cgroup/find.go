@@ -35,7 +35,7 @@ var shapes = [...]shape{
 // Kubernetes, --cgroup-parent). Containers inside a container are not looked
 // for. [ErrGone] when there is none.
 func (l *Layout) Container(id string) (*Group, error) {
-	if containerID(id) != id {
+	if id == "" || containerID(id) != id {
 		return nil, fmt.Errorf("container id %.80q: want 64 lower-case hexadecimal digits", id)
 	}
 	places := l.byShape(id)

@@ -244,6 +244,9 @@ func (g *Group) Path() string { return g.path }
 // read again every 5 s.
 func (g *Group) Read(s *Stats) error {
 	var failed error
+	if len(g.files) == 0 {
+		return os.ErrClosed
+	}
 	g.now = reading{}
 	for i := range g.files {
 		f := &g.files[i]

@@ -150,10 +150,10 @@ func (l *Layout) resolve(key, path string) (place, bool) {
 // namespace begins with "/..", and so does a mount that reaches out of it.
 func under(root, path string) (string, bool) {
 	if root == "/" {
-		return path, !strings.HasPrefix(path, "/..")
+		root = ""
 	}
 	rel, ok := strings.CutPrefix(path, root)
-	if !ok || rel != "" && rel[0] != '/' || strings.HasPrefix(rel, "/..") {
+	if !ok || rel != "" && rel[0] != '/' || rel != "" && bare(rel) != rel {
 		return "", false
 	}
 	return rel, true
