@@ -1,0 +1,89 @@
+// Keeps the page up to date: fetches it again every two seconds and changes
+// what differs, so that focus, opened sections and the graphs stay as they are.
+"use strict";
+
+(() => {
+  const every = 2000;
+  const page = document.getElementById("page");
+  const silence = document.getElementById("silence");
+  if (!page || "still" in page.dataset) return;
+
+  // Children are the same when they have the same id, or else the same place
+  // among those of their name.
+  const keyed = (parent) => {
+    const counts = {}, keys = new Map();
+    for (const child of parent.childNodes) {
+      const name = child.nodeName;
+      counts[name] = (counts[name] || 0) + 1;
+      keys.set(child.id ? "#" + child.id : name + counts[name], child);
+    }
+    return keys;
+  };
+
+  const update = (old, now) => {
+    if (old.nodeType !== Node.ELEMENT_NODE) {
+      if (old.data !== now.data) old.data = now.data;
+      return;
+    }
+    for (const { name, value } of now.attributes) {
+      const own = name === "open" && old.nodeName === "DETAILS"; // the reader's choice
+      if (!own && old.getAttribute(name) !== value) old.setAttribute(name, value);
+    }
+    for (const { name } of [...old.attributes]) {
+      const own = name === "open" && old.nodeName === "DETAILS";
+      if (!own && !now.hasAttribute(name)) old.removeAttribute(name);
+    }
+    const before = keyed(old), after = keyed(now);
+    for (const [key, child] of before) {
+      if (!after.has(key)) child.remove();
+    }
+    let next = old.firstChild;
+    for (const [key, child] of after) {
+      const same = before.get(key);
+      if (same && same.nodeName === child.nodeName) {
+        // Moving a node would reload the graphs in it.
+        if (same === next) next = next.nextSibling;
+        else old.insertBefore(same, next);
+        update(same, child);
+      } else {
+        if (same) {
+          if (same === next) next = next.nextSibling;
+          same.remove();
+        }
+        old.insertBefore(document.importNode(child, true), next);
+      }
+    }
+  };
+
+  let answered = Date.now();
+  const say = (text) => {
+    silence.hidden = !text;
+    if (silence.textContent !== text) silence.textContent = text;
+  };
+
+  const refresh = async () => {
+    if (document.hidden) return;
+    try {
+      const answer = await fetch(location.pathname + location.search, { cache: "no-store", signal: AbortSignal.timeout(10000) });
+      if (answer.status === 404) {
+        say("This deployment is gone; what is shown is what was known of it last.");
+        return;
+      }
+      if (!answer.ok) throw new Error(String(answer.status));
+      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("page");
+      if (!fresh) throw new Error("another page");
+      update(page, fresh);
+      answered = Date.now();
+      say("");
+    } catch {
+      if (Date.now() - answered > 5000) say("The gateway does not answer since " + new Date(answered).toLocaleTimeString() + "; what is shown is from then.");
+    }
+  };
+
+  const loop = async () => {
+    await refresh();
+    setTimeout(loop, every);
+  };
+  setTimeout(loop, every);
+  document.addEventListener("visibilitychange", refresh);
+})();
