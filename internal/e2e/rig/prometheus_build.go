@@ -24,6 +24,13 @@ func Promtool(t testing.TB, version string, args ...string) *exec.Cmd {
 	return exec.Command(prometheusBinary(t, version, "promtool"), args...)
 }
 
+// Prometheus3Binary is the path of the server that [Prometheus] starts as
+// [Prometheus3], a static program.
+func Prometheus3Binary(t testing.TB) string {
+	t.Helper()
+	return prometheusBinary(t, Prometheus3, "prometheus")
+}
+
 func prometheusBinary(t testing.TB, version, name string) string {
 	t.Helper()
 	switch version {
