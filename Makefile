@@ -42,7 +42,7 @@ bench:
 ## lint: golangci-lint as .golangci.yml says, and shellcheck
 lint: $(CACHE)/golangci-lint
 	$(CACHE)/golangci-lint run
-	if command -v shellcheck >/dev/null; then shellcheck stack/demo stack/setup internal/e2e/deps .ci/run; fi
+	@if command -v shellcheck >/dev/null; then shellcheck -S warning stack/demo stack/setup internal/e2e/deps .ci/run; fi
 
 $(CACHE)/golangci-lint: tools/lint/go.mod
 	@mkdir -p $(CACHE)

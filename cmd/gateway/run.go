@@ -12,6 +12,7 @@ import (
 
 	"fanin/internal/admission"
 	"fanin/internal/daemon"
+	"fanin/internal/dashboard"
 	"fanin/internal/deployment"
 	"fanin/internal/exposition"
 	"fanin/internal/ingest"
@@ -115,7 +116,11 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	report := func() *presence.Report { return book.Report(watcher.Roster(), time.Now()) }
 	pages := &exposition.Pages{Window: store, Now: func() []sample.Point { return report().Points() }}
 
-	if server.Handler, err = routes(o, registry, endpoint, pages, watcher, report, store); err != nil {
+	board, err := dashboard.New(dashboard.Options{Roster: watcher.Roster, Report: report, Window: store, Grafana: o.grafana, Log: log})
+	if err != nil {
+		return err
+	}
+	if server.Handler, err = routes(registry, endpoint, pages, board); err != nil {
 		return err
 	}
 	if nodes.Open() {
@@ -159,9 +164,7 @@ func guestsOf(kind string) func(sample.Owner) bool {
 }
 
 // routes is the gateway's map of addresses.
-func routes(o *options, registry *prometheus.Registry, endpoint http.Handler, pages *exposition.Pages,
-	watcher *deployment.Watcher, report func() *presence.Report, store *window.Store,
-) (*http.ServeMux, error) {
+func routes(registry *prometheus.Registry, endpoint http.Handler, pages *exposition.Pages, board *dashboard.Dashboard) (*http.ServeMux, error) {
 	mux := http.NewServeMux()
 	mux.Handle("/api/v1/write", endpoint)
 	mux.Handle("GET /metrics/testbed", pages.Handler(nil))
@@ -169,6 +172,7 @@ func routes(o *options, registry *prometheus.Registry, endpoint http.Handler, pa
 	for _, kind := range []string{deployment.Libvirt, deployment.Docker, deployment.Android} {
 		mux.Handle("GET /api/metrics/prometheus/"+kind, pages.Handler(guestsOf(kind)))
 	}
+	board.Mount(mux)
 	daemon.Observe(mux, registry, func() error { return nil })
 	landing, err := daemon.LandingPage("fanin gateway", "What the testbed's hosts and guests do, second by second.",
 		daemon.Link{Address: "dashboard/", Text: "Dashboard", Description: "deployments, their hosts and guests"},
