@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -28,7 +29,8 @@ const WorkloadImage = "fanin/workload:test"
 
 // Docker is a Docker engine of a test's own: its folders, socket, containerd
 // and network are nobody else's, nothing of it stands at a default path, and
-// all of it is gone when the test ends.
+// all of it is gone when the test ends. Its methods are safe for concurrent
+// use, but those that start and stop it.
 type Docker struct {
 	Socket  string   // path of the API's socket
 	Process *Process // dockerd
@@ -36,8 +38,10 @@ type Docker struct {
 	dir    string
 	args   []string
 	client *http.Client
-	ids    []string // of the containers ever made here
-	bridge []string // interfaces of the networks ever made here
+
+	mu     sync.Mutex
+	ids    []string // guarded by mu; of the containers ever made here
+	bridge []string // guarded by mu; interfaces of the networks ever made here
 }
 
 // Dockerd starts a Docker engine (cgroupfs driver, no default network) and
@@ -234,7 +238,9 @@ func (d *Docker) Create(t testing.TB, name string, c Container, args ...string) 
 	d.API(t, "POST", "/containers/create?name="+url.QueryEscape(name), map[string]any{
 		"Image": c.Image, "Cmd": args, "Labels": c.Labels, "HostConfig": host,
 	}, &made)
+	d.mu.Lock()
 	d.ids = append(d.ids, made.ID)
+	d.mu.Unlock()
 	return made.ID
 }
 
@@ -316,7 +322,9 @@ func (d *Docker) Network(t testing.TB, name string) {
 			"IPAM":    map[string]any{"Config": []map[string]string{{"Subnet": fmt.Sprintf("10.213.%d.0/24", third)}}},
 		}, nil)
 		if last == nil {
+			d.mu.Lock()
 			d.bridge = append(d.bridge, bridge)
+			d.mu.Unlock()
 			t.Cleanup(func() {
 				d.removeAll(t)
 				_ = d.call("DELETE", "/networks/"+name, nil, nil)

@@ -2,7 +2,6 @@ package docker
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"fanin/internal/cgroup"
@@ -65,7 +64,7 @@ func (c *container) release() {
 		c.since = time.Time{}
 	}
 	c.process.close()
-	c.settled = false
+	c.settled, c.share = false, guest.Share{}
 }
 
 // measure appends the points of one container. A container that vanishes
@@ -105,35 +104,35 @@ func (s *Source) measure(c *container, b *sample.Batch) error {
 // container may have been started again since.
 func (s *Source) read(c *container) error {
 	now := time.Now()
-	if c.group != nil && !c.settled && now.Sub(c.since) >= settling {
-		share := c.share
-		c.release()
-		c.settled, c.share = true, share
-	}
-	for again := range 2 {
-		if c.group == nil {
+	for {
+		found := c.group == nil
+		if found {
 			if err := s.open(c, now); err != nil {
 				return err
 			}
 		}
 		err := c.group.Read(&s.stats)
-		if !errors.Is(err, cgroup.ErrGone) {
-			return err
-		}
-		c.release()
-		c.share = guest.Share{}
-		if again == 1 {
+		switch {
+		case errors.Is(err, cgroup.ErrGone):
+			c.release()
+			if found {
+				return err
+			}
+		case !c.settled && now.Sub(c.since) >= settling:
+			share := c.share
+			c.release()
+			c.share, c.settled = share, true
+		default:
 			return err
 		}
 	}
-	return nil
 }
 
 func (s *Source) open(c *container, now time.Time) error {
 	if now.Before(c.retry) {
 		return cgroup.ErrGone
 	}
-	g, err := s.Layout.Container(c.id)
+	g, err := s.groups.Container(c.id)
 	if err != nil {
 		return err
 	}
@@ -158,7 +157,7 @@ func (s *Source) missing(c *container) error {
 	if s.health.check(now) != nil {
 		return nil // nobody says that it still runs
 	}
-	return fmt.Errorf("docker says that it runs, and it has no control group here; mount the host's /sys/fs/cgroup read-only if this is a container")
+	return errors.New("docker says that it runs, and it has no control group here; mount the host's /sys/fs/cgroup read-only if this is a container")
 }
 
 // lines are the series of a running container.

@@ -44,8 +44,7 @@ type Source struct {
 	Interval time.Duration // of the sampler; 0 for 1 s. An engine silent for two of them (and 1 s) is an error
 	Rescan   time.Duration // how often the containers are listed anew and a missing engine is looked for; 0 for 30 s
 	Limit    int           // containers at the most; 0 for 5,000. Running ones go first
-	Layout   *cgroup.Layout
-	Log      *slog.Logger // nil: silent
+	Log      *slog.Logger  // nil: silent
 
 	setUp   sync.Once
 	socket  string // the path in Host
@@ -63,7 +62,8 @@ type Source struct {
 	// Owned by Sample.
 	seen       uint64 // version of the roster that containers shows
 	containers map[string]*container
-	order      []*container // sorted by name
+	order      []*container   // sorted by name
+	groups     *cgroup.Layout // nil until there is a container to look at
 	node       node
 	stats      cgroup.Stats
 	buf        []byte
@@ -113,14 +113,14 @@ func (s *Source) setup() {
 // layout finds the hierarchies once there is an engine to look at; a machine
 // without one is not told about missing mounts.
 func (s *Source) layout() (*cgroup.Layout, error) {
-	if s.Layout == nil {
+	if s.groups == nil {
 		l, err := cgroup.DetectIn(s.ProcRoot)
 		if err != nil {
 			return nil, err
 		}
-		s.Layout = l
+		s.groups = l
 	}
-	return s.Layout, nil
+	return s.groups, nil
 }
 
 // Sample appends the points of all containers that are known, as

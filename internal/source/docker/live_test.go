@@ -1,0 +1,898 @@
+package docker_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"fanin/internal/e2e/rig"
+	"fanin/internal/sample"
+	"fanin/internal/sampler"
+	"fanin/internal/source/docker"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(deniedHost) != "" {
+		os.Exit(sampleDenied())
+	}
+	goleak.VerifyTestMain(m)
+}
+
+var _ sampler.Source = (*docker.Source)(nil)
+
+// page is one sample by the text of its series.
+type page map[string]float64
+
+func take(s *docker.Source) (page, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	var b sample.Batch
+	err := s.Sample(ctx, &b)
+	p := page{}
+	for _, point := range b.Points {
+		text := point.Series.Text()
+		if _, twice := p[text]; twice {
+			err = errors.Join(err, fmt.Errorf("%s twice in one sample", text))
+		}
+		p[text] = point.V
+	}
+	return p, err
+}
+
+// of is what the page says of one guest.
+func (p page) of(name string) []string {
+	var got []string
+	for text := range p {
+		if strings.Contains(text, `guest="`+name+`"`) {
+			got = append(got, text)
+		}
+	}
+	return got
+}
+
+// id is the container id that the page gives for a guest.
+func (p page) id(name string) string {
+	for _, text := range p.of(name) {
+		if _, rest, ok := strings.Cut(text, `backend_id="`); ok {
+			return rest[:strings.IndexByte(rest, '"')]
+		}
+	}
+	return ""
+}
+
+func series(name, guest string, labels ...string) string {
+	text := name + "{"
+	for _, l := range labels {
+		if l < "guest" {
+			text += l + ","
+		}
+	}
+	text += `guest="` + guest + `"`
+	for _, l := range labels {
+		if l > "guest" {
+			text += "," + l
+		}
+	}
+	return text + "}"
+}
+
+// follow runs the source until the test ends.
+func follow(t testing.TB, s *docker.Source) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run: got %v, want nil", err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Error("Run does not end with its context")
+		}
+		_ = s.Close()
+	})
+}
+
+// watch samples every 20 ms while the test goes on.
+type watch struct {
+	t *testing.T
+
+	mu   sync.Mutex
+	last page
+	n    int
+	errs []error
+}
+
+// watching starts a watch. An error of any of its samples fails the test at
+// its end.
+func watching(t *testing.T, s *docker.Source) *watch {
+	t.Helper()
+	w := &watch{t: t}
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+			p, err := take(s)
+			w.mu.Lock()
+			w.last, w.n = p, w.n+1
+			if err != nil {
+				w.errs = append(w.errs, err)
+			}
+			w.mu.Unlock()
+		}
+	}()
+	t.Cleanup(func() {
+		close(stop)
+		<-done
+		if len(w.errs) > 0 {
+			t.Errorf("%d of %d samples failed, the first with: %v", len(w.errs), w.n, w.errs[0])
+		}
+	})
+	return w
+}
+
+// soon waits for a sample that satisfies want.
+func (w *watch) soon(want func(page) error) page {
+	w.t.Helper()
+	var p page
+	rig.Eventually(w.t, 20*time.Second, func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		p = w.last
+		return want(p)
+	})
+	return p
+}
+
+func up(name string) func(page) error {
+	return func(p page) error {
+		if p[series("testbed_guest_up", name)] != 1 || len(p.of(name)) < 15 {
+			return fmt.Errorf("%s is not up with all it has: %q", name, p.of(name))
+		}
+		return nil
+	}
+}
+
+// down wants testbed_guest_up 0 with this reason and nothing else.
+func down(name, reason string) func(page) error {
+	return func(p page) error {
+		got := p.of(name)
+		want := series("testbed_guest_up", name, `reason="`+reason+`"`)
+		if v, ok := p[want]; !ok || v != 0 || len(got) != 1 {
+			return fmt.Errorf("%s: got %q, want only %s 0", name, got, want)
+		}
+		return nil
+	}
+}
+
+func absent(name string) func(page) error {
+	return func(p page) error {
+		if got := p.of(name); len(got) > 0 {
+			return fmt.Errorf("%s is still there: %q", name, got)
+		}
+		return nil
+	}
+}
+
+// syncLog is a log that can be read while it is written.
+type syncLog struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *syncLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *syncLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *syncLog) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+// kernel reads one of the kernel's own numbers of a container, independently
+// of the code under test: the first of the files that is there, and in it the
+// line that begins with key.
+func kernel(t testing.TB, id, key string, files ...string) float64 {
+	t.Helper()
+	for _, f := range files {
+		b, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", strings.ReplaceAll(f, "ID", "docker/"+id)))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			if v, ok := strings.CutPrefix(strings.TrimSpace(line), key); ok {
+				n, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+		}
+	}
+	t.Fatalf("no %q of %s in %v", key, id, files)
+	return 0
+}
+
+// cpuSeconds is exact to the nanosecond on version 1.
+func cpuSeconds(t testing.TB, id string) float64 {
+	if _, err := os.Stat("/sys/fs/cgroup/cpuacct"); err == nil {
+		return kernel(t, id, "", "cpuacct/ID/cpuacct.usage") / 1e9
+	}
+	return kernel(t, id, "usage_usec ", "ID/cpu.stat") / 1e6
+}
+
+// A busy container with half a core, an idle one, one that holds memory and
+// one that holds page cache, over 30 s against the kernel's own counters.
+func TestUsage(t *testing.T) {
+	d := rig.Dockerd(t)
+	ids := map[string]string{
+		"busy":   d.Run(t, "busy", rig.Container{CPUs: 0.5}, "busy"),
+		"idle":   d.Run(t, "idle", rig.Container{}, "idle"),
+		"memory": d.Run(t, "memory", rig.Container{Memory: 128 << 20}, "memory", strconv.Itoa(64<<20)),
+		"cache":  d.Run(t, "cache", rig.Container{Memory: 128 << 20}, "cache", "/tmp/file", strconv.Itoa(32<<20)),
+	}
+	prefer(t, ids["busy"])
+	s := &docker.Source{Host: d.Host()}
+	follow(t, s)
+	rig.Eventually(t, 10*time.Second, func() error {
+		p, err := take(s)
+		return errors.Join(err, up("busy")(p), up("cache")(p))
+	})
+
+	const usage = "testbed_guest_cpu_usage_seconds_total"
+	window := func(length time.Duration) (share, kernelShare float64) {
+		start := time.Now()
+		before, err := take(s)
+		kernelBefore := cpuSeconds(t, ids["busy"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sum, n float64
+		last := before
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for time.Since(start) < length {
+			<-tick.C
+			if last, err = take(s); err != nil {
+				t.Fatal(err)
+			}
+			percent, ok := last[series("testbed_guest_cpu", "busy")]
+			if !ok {
+				t.Fatal("testbed_guest_cpu of the busy container is absent")
+			}
+			if idle := last[series("testbed_guest_cpu", "idle")]; idle >= 3 {
+				t.Errorf("testbed_guest_cpu of the idle container: got %v, want below 3", idle)
+			}
+			sum, n = sum+percent, n+1
+		}
+		used, elapsed := cpuSeconds(t, ids["busy"])-kernelBefore, time.Since(start).Seconds()
+		counted := last[series(usage, "busy")] - before[series(usage, "busy")]
+		if counted < used*0.98-0.02 || counted > used*1.02+0.02 {
+			t.Errorf("counter over %.0f s: got %v s, the kernel says %v s", elapsed, counted, used)
+		}
+		return sum / n, 100 * used / (elapsed * 0.5)
+	}
+	share, kernelShare := window(30 * time.Second)
+	for range 2 {
+		if kernelShare >= 96 {
+			break
+		}
+		// Others on this machine took what the container may use.
+		t.Logf("the kernel itself gave only %.1f %% of the limit; once more", kernelShare)
+		share, kernelShare = window(10 * time.Second)
+	}
+	t.Logf("busy: %.2f %% of its limit, the kernel says %.2f %%", share, kernelShare)
+	if share < 95 || share > 105 {
+		t.Errorf("busy container: got %.2f %% of its limit on average, want 95 to 105 (the kernel's own: %.2f)", share, kernelShare)
+	}
+	if share < kernelShare*0.98 || share > kernelShare*1.02 {
+		t.Errorf("busy container: got %.2f %%, the kernel says %.2f %%", share, kernelShare)
+	}
+
+	p, err := take(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"memory", "cache"} {
+		used := kernel(t, ids[name], "", "memory/ID/memory.usage_in_bytes", "ID/memory.current")
+		inactive := kernel(t, ids[name], "total_inactive_file ", "memory/ID/memory.stat")
+		for family, want := range map[string]float64{
+			"testbed_guest_memory_usage_bytes":       used,
+			"testbed_guest_memory_working_set_bytes": used - inactive,
+			"testbed_guest_memory_limit_bytes":       128 << 20,
+			"testbed_guest_memory":                   100 * (used - inactive) / (128 << 20),
+		} {
+			got, ok := p[series(family, name)]
+			if !ok || got < want*0.98 || got > want*1.02 {
+				t.Errorf("%s of %s: got %v, the kernel says %v", family, name, got, want)
+			}
+		}
+	}
+	if got := p[series("testbed_guest_memory", "memory")]; got < 50 || got > 60 {
+		t.Errorf("64 of 128 MiB held: got %v %%, want 50 to 60", got)
+	}
+	held := kernel(t, ids["cache"], "total_cache ", "memory/ID/memory.stat")
+	if got := p[series("testbed_guest_memory_cache_bytes", "cache")]; got < held*0.98 || got > held*1.02 || held < 1<<20 {
+		t.Errorf("page cache: got %v, the kernel says %v", got, held)
+	}
+	for text, want := range map[string]float64{
+		series("testbed_guest_cpu_limit_cores", "busy"):            0.5,
+		`testbed_host_guests{guest_type="docker",state="running"}`: 4,
+		`testbed_host_guests{guest_type="docker",state="stopped"}`: 0,
+		series("testbed_guest_oom_kills_total", "busy"):            0,
+		series("testbed_guest_cpu_limit_cores", "idle"):            float64(cores(t)),
+	} {
+		if got, ok := p[text]; !ok || got != want {
+			t.Errorf("%s: got %v, want %v", text, got, want)
+		}
+	}
+	if got := p[series("testbed_guest_cpu_throttled_seconds_total", "busy")]; got < 10 {
+		t.Errorf("throttled over 30 s at half of what it wants: got %v s, want over 10", got)
+	}
+}
+
+// prefer lets a container have what its quota allows although other programs
+// on this machine are busy.
+func prefer(t testing.TB, id string) {
+	t.Helper()
+	for file, weight := range map[string]string{
+		"cpu/docker/cpu.shares": "262144", "cpu/docker/" + id + "/cpu.shares": "262144",
+		"docker/cpu.weight": "10000", "docker/" + id + "/cpu.weight": "10000",
+	} {
+		if err := os.WriteFile(filepath.Join("/sys/fs/cgroup", file), []byte(weight), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func cores(t testing.TB) (n int) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if len(line) > 3 && line[:3] == "cpu" && line[3] != ' ' {
+			n++
+		}
+	}
+	return n
+}
+
+// Two containers talk: one sends 1 MB and receives 5 MB.
+func TestNetworkIsTheGuestsOwnView(t *testing.T) {
+	t.Parallel()
+	d := rig.Dockerd(t)
+	d.Network(t, "net")
+	const sent, received = 1_000_000, 5_000_000
+	d.Run(t, "server", rig.Container{Network: "net"}, "serve", ":8000", strconv.Itoa(received))
+	d.Run(t, "client", rig.Container{Network: "net"}, "fetch", d.Address(t, "server", "net")+":8000", strconv.Itoa(sent))
+	d.Run(t, "beside", rig.Container{Network: "container:client"}, "idle")
+	d.Run(t, "onhost", rig.Container{Network: "host"}, "idle")
+	d.Run(t, "besidehost", rig.Container{Network: "container:onhost"}, "idle")
+	d.Run(t, "alone", rig.Container{}, "idle")
+
+	s := &docker.Source{Host: d.Host()}
+	follow(t, s)
+	w := watching(t, s)
+	get := func(p page, direction, name string) float64 {
+		return p[series("testbed_guest_network_"+direction+"_bytes_total", name, `device="eth0"`)]
+	}
+	p := w.soon(func(p page) error {
+		if got := get(p, "receive", "client"); got < received {
+			return fmt.Errorf("client received %v bytes so far", got)
+		}
+		return nil
+	})
+	for _, c := range []struct {
+		name, direction string
+		want            float64
+	}{
+		{"client", "receive", received}, {"client", "transmit", sent},
+		{"server", "receive", sent}, {"server", "transmit", received},
+		{"beside", "receive", received}, {"beside", "transmit", sent},
+	} {
+		// Headers and acknowledgements come on top: at most a tenth of the larger direction.
+		if got := get(p, c.direction, c.name); got < c.want || got > c.want*1.1+0.1*received {
+			t.Errorf("%s %s: got %v bytes, want %v and a little", c.name, c.direction, got, c.want)
+		}
+	}
+	for _, name := range []string{"onhost", "besidehost", "alone"} {
+		if err := up(name)(p); err != nil {
+			t.Error(err)
+		}
+		for _, text := range p.of(name) {
+			if strings.Contains(text, "_network_") {
+				t.Errorf("%s has no network of its own: got %s", name, text)
+			}
+		}
+	}
+	for text := range p {
+		if strings.Contains(text, `device="lo"`) {
+			t.Errorf("lo is left out: got %s", text)
+		}
+	}
+}
+
+// Whatever is done to a container shows within seconds, under the right name,
+// and is no error at any tick in between.
+func TestLifecycle(t *testing.T) {
+	t.Parallel()
+	d := rig.Dockerd(t)
+	d.Create(t, "unborn", rig.Container{}, "idle")
+	first := d.Run(t, "web", rig.Container{CPUs: 1}, "busy")
+	s := &docker.Source{Host: d.Host()}
+	follow(t, s)
+	w := watching(t, s)
+	w.soon(up("web"))
+	w.soon(down("unborn", "created"))
+
+	d.Do(t, "web", "stop")
+	w.soon(down("web", "stopped"))
+
+	d.Do(t, "web", "start")
+	p := w.soon(up("web"))
+	if got := p[series("testbed_guest_cpu_usage_seconds_total", "web")]; got > 5 {
+		t.Errorf("processor time after a start: got %v, want that of the new run", got)
+	}
+	started := p[series("testbed_guest_start_time_seconds", "web")]
+	if now := float64(time.Now().UnixNano()) / 1e9; started < now-15 || started > now+2 {
+		t.Errorf("start time: got %v, want shortly before %v", started, now)
+	}
+
+	d.Do(t, "web", "restart")
+	w.soon(func(p page) error {
+		if got := p[series("testbed_guest_start_time_seconds", "web")]; got <= started {
+			return fmt.Errorf("start time after a restart: got %v, want above %v", got, started)
+		}
+		return up("web")(p)
+	})
+
+	d.Do(t, "web", "pause")
+	w.soon(down("web", "paused"))
+	d.Do(t, "web", "unpause")
+	w.soon(up("web"))
+
+	d.Rename(t, "web", "front")
+	p = w.soon(up("front"))
+	if err := absent("web")(p); err != nil {
+		t.Error(err)
+	}
+	if got := p.id("front"); got != first {
+		t.Errorf("id of the renamed container: got %s, want %s", got, first)
+	}
+
+	// Recreated under the same name, as compose does it.
+	d.Remove(t, "front")
+	second := d.Run(t, "front", rig.Container{}, "idle")
+	w.soon(func(p page) error {
+		if got := p.id("front"); got != second {
+			return fmt.Errorf("id of the recreated container: got %s, want %s", got, second)
+		}
+		return nil
+	})
+
+	// A name moves from one to another that runs on.
+	d.Rename(t, "front", "back")
+	d.Do(t, "unborn", "start")
+	d.Rename(t, "unborn", "front")
+	w.soon(func(p page) error {
+		if got := p.id("back"); got != second {
+			return fmt.Errorf("id of back: got %s, want %s", got, second)
+		}
+		if p.id("front") == second {
+			return errors.New("front is still the container that is now called back")
+		}
+		return up("front")(p)
+	})
+
+	d.Do(t, "back", "kill")
+	w.soon(down("back", "stopped"))
+	d.Remove(t, "back")
+	w.soon(absent("back"))
+
+	d.Run(t, "crash", rig.Container{Restart: "always"}, "exit", "1")
+	w.soon(down("crash", "restarting"))
+	d.Remove(t, "crash")
+}
+
+// descriptors lists those of this process that are on control groups and
+// processes.
+func descriptors(t testing.TB) (open []string) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		target, _ := os.Readlink("/proc/self/fd/" + e.Name())
+		if strings.HasPrefix(target, "/sys/fs/cgroup/") && strings.Contains(target, "/docker") || strings.HasPrefix(target, "/proc/") {
+			open = append(open, target)
+		}
+	}
+	return open
+}
+
+// A hundred containers start and end as fast as the engine can, under ten
+// names, while samples are taken: every value belongs to the container that
+// has the name, and no descriptor stays.
+func TestChurn(t *testing.T) {
+	t.Parallel()
+	d := rig.Dockerd(t)
+	s := &docker.Source{Host: d.Host()}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	rig.Eventually(t, 10*time.Second, func() error {
+		p, err := take(s)
+		if _, ok := p[`testbed_host_guests{guest_type="docker",state="running"}`]; !ok {
+			return errors.Join(err, errors.New("not listed yet"))
+		}
+		return err
+	})
+	var mu sync.Mutex
+	born := map[string]string{} // id to name, of all that were ever made
+	var work sync.WaitGroup
+	for worker := range 4 {
+		work.Go(func() {
+			for i := range 25 {
+				name := fmt.Sprintf("guest-%d-%d", worker, i%3)
+				// Ids are known before the start, and so before any value.
+				id := d.Create(t, name, rig.Container{AutoRemove: i%2 == 0}, "idle")
+				mu.Lock()
+				born[id] = name
+				mu.Unlock()
+				d.Do(t, name, "start")
+				if i%2 == 0 {
+					d.Do(t, name, "kill")
+					rig.Eventually(t, 10*time.Second, func() error {
+						if _, err := os.Stat("/sys/fs/cgroup/cpu/docker/" + id); err == nil {
+							return errors.New("killed container is still there")
+						}
+						var all []struct{ Id string }
+						d.API(t, "GET", "/containers/json?all=1", nil, &all)
+						for _, c := range all {
+							if c.Id == id {
+								return errors.New("killed container is still listed")
+							}
+						}
+						return nil
+					})
+				} else {
+					d.Remove(t, name)
+				}
+			}
+		})
+	}
+	finished := make(chan struct{})
+	go func() { work.Wait(); close(finished) }()
+	samples, seen := 0, map[string]bool{}
+	for busy := true; busy; samples++ {
+		select {
+		case <-finished:
+			busy = false
+		case <-time.After(10 * time.Millisecond):
+		}
+		p, err := take(s)
+		if err != nil {
+			t.Errorf("sample %d: %v", samples, err)
+		}
+		mu.Lock()
+		for _, name := range born {
+			if id := p.id(name); id != "" {
+				if born[id] != name {
+					t.Errorf("%s is shown as container %s, which is %q", name, id, born[id])
+				}
+				seen[id] = true
+			}
+		}
+		mu.Unlock()
+	}
+	t.Logf("%d samples saw %d of %d containers", samples, len(seen), len(born))
+	if len(seen) < 50 {
+		t.Errorf("containers seen running: got %d of %d, want at least half", len(seen), len(born))
+	}
+	rig.Eventually(t, 10*time.Second, func() error {
+		p, err := take(s)
+		for _, name := range born {
+			err = errors.Join(err, absent(name)(p))
+		}
+		return err
+	})
+	for _, target := range descriptors(t) {
+		for id := range born {
+			if strings.Contains(target, id) {
+				t.Errorf("descriptor left: %s", target)
+			}
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	_ = s.Close()
+}
+
+// An engine that is stopped in mid-flight: values go on, nothing waits, the
+// error comes after two intervals and goes when the engine does on.
+func TestHang(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"Run", "Sample"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			d := rig.Dockerd(t)
+			d.Run(t, "busy", rig.Container{CPUs: 0.2}, "busy")
+			d.Create(t, "unborn", rig.Container{}, "idle")
+			log := &syncLog{}
+			s := &docker.Source{Host: d.Host(), Log: log.logger()}
+			if mode == "Run" {
+				follow(t, s)
+			} else {
+				t.Cleanup(func() { _ = s.Close() })
+			}
+			rig.Eventually(t, 10*time.Second, func() error {
+				p, err := take(s)
+				return errors.Join(err, up("busy")(p), down("unborn", "created")(p))
+			})
+			if err := d.Process.Signal(syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			stopped := time.Now()
+			var firstError time.Duration
+			var first, usage float64
+			var slowest time.Duration
+			for time.Since(stopped) < 6*time.Second {
+				began := time.Now()
+				p, err := take(s)
+				slowest = max(slowest, time.Since(began))
+				if err != nil && firstError == 0 {
+					firstError = time.Since(stopped)
+				}
+				if e := up("busy")(p); e != nil {
+					t.Fatal(e)
+				}
+				got := p[series("testbed_guest_cpu_usage_seconds_total", "busy")]
+				if got < usage {
+					t.Errorf("counter while the engine hangs: got %v after %v", got, usage)
+				}
+				if usage = got; first == 0 {
+					first = got
+				}
+				time.Sleep(200 * time.Millisecond)
+			}
+			if usage <= first {
+				t.Errorf("counter of a busy container while the engine hangs for 6 s: got %v at the beginning and %v at the end", first, usage)
+			}
+			if firstError < 1500*time.Millisecond || firstError > 4500*time.Millisecond {
+				t.Errorf("first error after %s, want it after two intervals of a second", firstError)
+			}
+			if slowest > 700*time.Millisecond {
+				t.Errorf("slowest sample took %s, want at most half an interval and a little", slowest)
+			}
+			if err := d.Process.Signal(syscall.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+			resumed := time.Now()
+			rig.Eventually(t, 10*time.Second, func() error { _, err := take(s); return err })
+			t.Logf("error after %s, well %s after the engine went on, slowest sample %s", firstError, time.Since(resumed), slowest)
+			for _, want := range []string{"docker does not answer", "docker answers again", "failed_calls="} {
+				if strings.Count(log.String(), want) != 1 {
+					t.Errorf("log: want %q once, got:\n%s", want, log)
+				}
+			}
+			// It is not only well, it is up to date.
+			d.Do(t, "unborn", "start")
+			rig.Eventually(t, 10*time.Second, func() error {
+				p, err := take(s)
+				return errors.Join(err, up("unborn")(p))
+			})
+		})
+	}
+}
+
+// The engine restarts: with --live-restore its containers run on, without it
+// they end with it.
+func TestEngineRestarts(t *testing.T) {
+	t.Parallel()
+	for _, live := range []bool{true, false} {
+		t.Run(fmt.Sprintf("live-restore=%v", live), func(t *testing.T) {
+			t.Parallel()
+			d := rig.Dockerd(t, fmt.Sprintf("--live-restore=%v", live))
+			d.Run(t, "web", rig.Container{}, "idle")
+			d.Run(t, "always", rig.Container{Restart: "always"}, "idle")
+			log := &syncLog{}
+			s := &docker.Source{Host: d.Host(), Log: log.logger()}
+			follow(t, s)
+			ready := func() error {
+				p, err := take(s)
+				return errors.Join(err, up("web")(p), up("always")(p))
+			}
+			rig.Eventually(t, 10*time.Second, ready)
+
+			d.StopDaemon(t)
+			rig.Eventually(t, 5*time.Second, func() error {
+				p, err := take(s)
+				if err == nil {
+					return errors.New("no error although the engine is away")
+				}
+				if live {
+					return up("web")(p)
+				}
+				if p[series("testbed_guest_up", "web")] == 1 {
+					return errors.New("web is up without an engine to run it")
+				}
+				return nil
+			})
+			d.StartDaemon(t)
+			began := time.Now()
+			rig.Eventually(t, 15*time.Second, func() error {
+				p, err := take(s)
+				if live {
+					return errors.Join(err, up("web")(p), up("always")(p))
+				}
+				return errors.Join(err, down("web", "stopped")(p), up("always")(p))
+			})
+			t.Logf("up to date %s after the engine was back", time.Since(began))
+			if !strings.Contains(log.String(), "docker answers again") {
+				t.Errorf("log: want the recovery, got:\n%s", log)
+			}
+		})
+	}
+}
+
+// No socket is no Docker: no error, no point, one line in the log. When an
+// engine comes it is found.
+func TestNodeWithoutDocker(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"Run", "Sample"} {
+		t.Run(mode, func(t *testing.T) {
+			dir := t.TempDir()
+			log := &syncLog{}
+			s := &docker.Source{Host: "unix://" + filepath.Join(dir, "d.sock"), Log: log.logger(), Rescan: 100 * time.Millisecond}
+			if mode == "Run" {
+				follow(t, s)
+			} else {
+				t.Cleanup(func() { _ = s.Close() })
+			}
+			for range 10 {
+				if p, err := take(s); err != nil || len(p) > 0 {
+					t.Fatalf("got %v, %v; want nothing", p, err)
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+			if got := strings.Count(log.String(), "not installed"); got != 1 {
+				t.Errorf("said %d times that it is not installed, want once:\n%s", got, log)
+			}
+			if guests, err := s.Guests(context.Background()); err != nil || len(guests) > 0 {
+				t.Errorf("Guests: got %v, %v; want none", guests, err)
+			}
+			d := rig.Dockerd(t)
+			d.Run(t, "web", rig.Container{CPUs: 0.5, Memory: 64 << 20}, "idle")
+			if err := os.Symlink(d.Socket, filepath.Join(dir, "d.sock")); err != nil {
+				t.Fatal(err)
+			}
+			rig.Eventually(t, 5*time.Second, func() error {
+				p, err := take(s)
+				return errors.Join(err, up("web")(p))
+			})
+			guests, err := s.Guests(context.Background())
+			if err != nil || len(guests) != 1 || guests[0].Name != "web" || !guests[0].Running || guests[0].CPUs != 0.5 ||
+				guests[0].MemoryMB != 64 || guests[0].Image != rig.WorkloadImage {
+				t.Errorf("Guests: got %+v, %v", guests, err)
+			}
+		})
+	}
+}
+
+// An address that can not be one is said at once.
+func TestHostMustBeASocket(t *testing.T) {
+	for _, host := range []string{"tcp://127.0.0.1:2375", "/var/run/docker.sock", "unix://docker.sock", "unix://"} {
+		s := &docker.Source{Host: host}
+		_, err := take(s)
+		if run := s.Run(context.Background()); err == nil || run == nil || !strings.Contains(err.Error(), "unix:///") {
+			t.Errorf("%s: got %v and %v, want both to tell the form", host, err, run)
+		}
+	}
+}
+
+// A socket that nobody listens on is an error at once for a single sample.
+func TestOnceWithADeadEngine(t *testing.T) {
+	d := rig.Dockerd(t)
+	if err := d.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = d.Process.Wait(5 * time.Second)
+	s := &docker.Source{Host: d.Host()}
+	defer s.Close()
+	if p, err := take(s); err == nil || len(p) > 0 {
+		t.Errorf("got %v, %v; want an error", p, err)
+	}
+}
+
+const deniedHost = "FANIN_TEST_DENIED_HOST"
+
+// As a user who may not use the socket: containers are counted, the log says
+// once what to do. The test program runs itself as nobody for it.
+func TestDenied(t *testing.T) {
+	t.Parallel()
+	d := rig.Dockerd(t)
+	d.Run(t, "one", rig.Container{}, "idle")
+	d.Run(t, "two", rig.Container{}, "idle")
+	dir, err := os.MkdirTemp("/tmp", "fanin-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "nobody.test")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(program, self, 0o755), os.Chmod(d.Socket, 0o660)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program)
+	cmd.Env = []string{deniedHost + "=" + d.Host()}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	got := string(out)
+	var unnamed int
+	for line := range strings.Lines(got) {
+		if v, ok := strings.CutPrefix(line, `testbed_host_guests{guest_type="docker",state="unnamed"} `); ok {
+			unnamed, _ = strconv.Atoi(strings.TrimSpace(v))
+		}
+	}
+	// Other engines' containers on this machine count too.
+	if unnamed < 2 || strings.Contains(got, `guest="`) {
+		t.Errorf("got %d unnamed containers, want at least 2, and no guest:\n%s", unnamed, got)
+	}
+	if n := strings.Count(got, "socket's group"); n != 1 {
+		t.Errorf("said %d times what to do, want once:\n%s", n, got)
+	}
+}
+
+func sampleDenied() int {
+	s := &docker.Source{Host: os.Getenv(deniedHost), Log: slog.New(slog.NewTextHandler(os.Stdout, nil))}
+	for range 3 {
+		p, err := take(s)
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		for text, v := range p {
+			fmt.Println(text, v)
+		}
+	}
+	return 0
+}
