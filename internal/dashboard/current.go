@@ -98,17 +98,17 @@ type counter struct {
 func (d *Dashboard) currentOf(project string, now time.Time) *current {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	c := d.current[project]
-	if c == nil {
-		c = &current{}
-	}
 	for name, other := range d.current {
 		if now.Sub(other.used) > forgetAfter {
 			delete(d.current, name)
 		}
 	}
+	c := d.current[project]
+	if c == nil {
+		c = &current{}
+		d.current[project] = c
+	}
 	c.used = now
-	d.current[project] = c
 	return c
 }
 

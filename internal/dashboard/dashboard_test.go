@@ -264,7 +264,6 @@ func TestRates(t *testing.T) {
 	b.now = noon.Add(5 * time.Second)
 	expect("4000 bytes sent in 2 s", "1250", "2000")
 	b.now = noon.Add(10 * time.Minute)
-	get(t, handler, "/api/v1/deployments/idle")
 	expect("forgotten meanwhile", "null", "null")
 }
 

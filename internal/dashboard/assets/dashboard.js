@@ -8,56 +8,58 @@
   const silence = document.getElementById("silence");
   if (!page || "still" in page.dataset) return;
 
-  // Children are the same when they have the same id, or else the same place
-  // among those of their name.
+  // Elements are the same when they have the same id, or else the same place
+  // among the elements of their name.
   const keyed = (parent) => {
     const counts = {}, keys = new Map();
-    for (const child of parent.childNodes) {
+    for (const child of parent.children) {
       const name = child.nodeName;
       counts[name] = (counts[name] || 0) + 1;
-      keys.set(child.id ? "#" + child.id : name + counts[name], child);
+      keys.set(child.id ? name + "#" + child.id : name + counts[name], child);
     }
     return keys;
   };
 
   const update = (old, now) => {
-    if (old.nodeType !== Node.ELEMENT_NODE) {
-      if (old.data !== now.data) old.data = now.data;
-      return;
-    }
+    const own = (name) => name === "open" && old.nodeName === "DETAILS"; // the reader's choice
     for (const { name, value } of now.attributes) {
-      const own = name === "open" && old.nodeName === "DETAILS"; // the reader's choice
-      if (!own && old.getAttribute(name) !== value) old.setAttribute(name, value);
+      if (!own(name) && old.getAttribute(name) !== value) old.setAttribute(name, value);
     }
     for (const { name } of [...old.attributes]) {
-      const own = name === "open" && old.nodeName === "DETAILS";
-      if (!own && !now.hasAttribute(name)) old.removeAttribute(name);
+      if (!own(name) && !now.hasAttribute(name)) old.removeAttribute(name);
     }
-    const before = keyed(old), after = keyed(now);
+    const before = keyed(old), after = keyed(now), pairs = new Map();
     for (const [key, child] of before) {
-      if (!after.has(key)) child.remove();
+      if (after.has(key)) pairs.set(after.get(key), child);
+      else child.remove();
     }
     let next = old.firstChild;
-    for (const [key, child] of after) {
-      const same = before.get(key);
-      if (same && same.nodeName === child.nodeName) {
-        // Moving a node would reload the graphs in it.
-        if (same === next) next = next.nextSibling;
+    const drop = () => {
+      const gone = next;
+      next = next.nextSibling;
+      gone.remove();
+    };
+    for (const child of now.childNodes) {
+      const same = pairs.get(child);
+      if (same) {
+        // The text before it goes, not the element: moved graphs would reload.
+        while (next && next.nodeType !== Node.ELEMENT_NODE) drop();
+        if (next === same) next = next.nextSibling;
         else old.insertBefore(same, next);
         update(same, child);
+      } else if (child.nodeType === Node.TEXT_NODE && next && next.nodeType === Node.TEXT_NODE) {
+        if (next.data !== child.data) next.data = child.data;
+        next = next.nextSibling;
       } else {
-        if (same) {
-          if (same === next) next = next.nextSibling;
-          same.remove();
-        }
         old.insertBefore(document.importNode(child, true), next);
       }
     }
+    while (next) drop();
   };
 
   let answered = Date.now();
   const say = (text) => {
-    silence.hidden = !text;
+    if (silence.hidden === Boolean(text)) silence.hidden = !text;
     if (silence.textContent !== text) silence.textContent = text;
   };
 
