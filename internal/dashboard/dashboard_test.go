@@ -383,8 +383,11 @@ func TestHostileTextIsInert(t *testing.T) {
 		}}
 		store := &window.Store{}
 		labels := []sample.Label{
-			{Name: sample.HostName, Value: "main-host"}, {Name: sample.Project, Value: "signal"},
-			{Name: sample.GuestName, Value: "server"}, {Name: sample.GuestType, Value: "libvirt"}, {Name: "device", Value: evil},
+			{Name: sample.HostName, Value: "main-host"},
+			{Name: sample.Project, Value: "signal"},
+			{Name: sample.GuestName, Value: "server"},
+			{Name: sample.GuestType, Value: "libvirt"},
+			{Name: "device", Value: evil},
 		}
 		store.Append([]sample.Point{{Series: sample.New(&sample.Family{Name: guestReceive}, labels...), T: 1, V: 1}}, noon, time.Hour, nil)
 		d, err := New(Options{
@@ -517,13 +520,31 @@ func TestManyGuestsAndManyReaders(t *testing.T) {
 
 func TestWords(t *testing.T) {
 	for _, c := range []struct{ got, want string }{
-		{percent(number{}), "–"}, {percent(known(0)), "0.0 %"}, {percent(known(97.26)), "97.3 %"},
-		{size(known(0)), "0 B"}, {size(known(1023)), "1023 B"}, {size(known(1024)), "1.00 KiB"}, {size(known(1 << 30)), "1.00 GiB"},
-		{size(known(15.5 * (1 << 30))), "15.5 GiB"}, {size(known(512 << 20)), "512 MiB"}, {size(known(1023.9 * (1 << 20))), "1.00 GiB"},
-		{rate(known(1250)), "1.25 kB/s"}, {rate(known(0)), "0 B/s"}, {rate(known(125e6)), "125 MB/s"}, {rate(number{}), "–"},
-		{age(number{}), "never"}, {age(known(0.35)), "0.3 s ago"}, {age(known(61)), "61 s ago"}, {age(known(600)), "10 min ago"}, {age(known(1e4)), "2 h ago"}, {age(known(1e6)), "11 days ago"},
-		{plain("host_silent"), "its host has not been heard of lately"}, {plain("shut_off"), "its host says: shut off"}, {plain(""), ""},
-		{short("a\x00b\u202e"), "a\ufffdb\ufffd"}, {short(strings.Repeat("ä", 101)), strings.Repeat("ä", 100) + "…"},
+		{percent(number{}), "–"},
+		{percent(known(0)), "0.0 %"},
+		{percent(known(97.26)), "97.3 %"},
+		{size(known(0)), "0 B"},
+		{size(known(1023)), "1023 B"},
+		{size(known(1024)), "1.00 KiB"},
+		{size(known(1 << 30)), "1.00 GiB"},
+		{size(known(15.5 * (1 << 30))), "15.5 GiB"},
+		{size(known(512 << 20)), "512 MiB"},
+		{size(known(1023.9 * (1 << 20))), "1.00 GiB"},
+		{rate(known(1250)), "1.25 kB/s"},
+		{rate(known(0)), "0 B/s"},
+		{rate(known(125e6)), "125 MB/s"},
+		{rate(number{}), "–"},
+		{age(number{}), "never"},
+		{age(known(0.35)), "0.3 s ago"},
+		{age(known(61)), "61 s ago"},
+		{age(known(600)), "10 min ago"},
+		{age(known(1e4)), "2 h ago"},
+		{age(known(1e6)), "11 days ago"},
+		{plain("host_silent"), "its host has not been heard of lately"},
+		{plain("shut_off"), "its host says: shut off"},
+		{plain(""), ""},
+		{short("a\x00b\u202e"), "a\ufffdb\ufffd"},
+		{short(strings.Repeat("ä", 101)), strings.Repeat("ä", 100) + "…"},
 	} {
 		if c.got != c.want {
 			t.Errorf("got %q, want %q", c.got, c.want)

@@ -21,6 +21,7 @@ type document struct {
 // ignored takes any value and keeps nothing of it.
 type ignored struct{}
 
+// UnmarshalJSON is part of json.Unmarshaler.
 func (*ignored) UnmarshalJSON([]byte) error { return nil }
 
 // newDocument checks the limits and the syntax of the whole text first.

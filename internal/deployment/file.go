@@ -155,7 +155,7 @@ func readFile(path string, limit int64, known signature) look {
 		return look{sig: sig, unchanged: true}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return look{sig: sig, err: &Error{Reason: ReasonNotRegular, Detail: fileKind(uint32(st.Mode))}}
+		return look{sig: sig, err: &Error{Reason: ReasonNotRegular, Detail: fileKind(st.Mode)}}
 	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -167,7 +167,7 @@ func readFile(path string, limit int64, known signature) look {
 		return look{err: pathError(err)}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return look{err: &Error{Reason: ReasonNotRegular, Detail: fileKind(uint32(st.Mode))}}
+		return look{err: &Error{Reason: ReasonNotRegular, Detail: fileKind(st.Mode)}}
 	}
 	sig = signatureOf(&st)
 	l := look{sig: sig}
@@ -191,7 +191,7 @@ func readFile(path string, limit int64, known signature) look {
 }
 
 func signatureOf(st *unix.Stat_t) signature {
-	return signature{dev: uint64(st.Dev), ino: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim}
+	return signature{dev: st.Dev, ino: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim}
 }
 
 func pathError(err error) *Error {

@@ -1,8 +1,6 @@
 package deployment
 
 import (
-	"context"
-	"log/slog"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -66,24 +64,24 @@ func (w *Watcher) sayState(t *tracked, s *state) {
 	}
 }
 
-// tell logs once per key. The keys are bounded: when a thousand have come
-// together, everything may be said again.
-func (w *Watcher) tell(key string, level slog.Level, msg string, args ...any) {
+// first reports whether the log has not been told of key yet. The keys are
+// bounded: when a thousand have come together, everything may be said again.
+func (w *Watcher) first(key string) bool {
 	if w.told[key] {
-		return
+		return false
 	}
 	if len(w.told) >= 1000 {
 		clear(w.told)
 	}
 	w.told[key] = true
-	w.log.Log(context.Background(), level, msg, args...)
+	return true
 }
 
-func (w *Watcher) recovered(key, msg string, args ...any) {
-	if w.told[key] {
-		delete(w.told, key)
-		w.log.Info(msg, args...)
-	}
+// over reports whether the log has been told of key, and forgets it.
+func (w *Watcher) over(key string) bool {
+	was := w.told[key]
+	delete(w.told, key)
+	return was
 }
 
 func (w *Watcher) descriptions() (stale, age, failures, deployments, guests, changes, took *prometheus.Desc) {

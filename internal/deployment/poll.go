@@ -150,9 +150,11 @@ func (w *Watcher) list(now time.Time) (found map[string]*tracked, problems []Pro
 		if err != nil {
 			complete = false
 			problems = append(problems, Problem{File: "settings", Reason: pathError(err).Reason, Text: "the folder of deployment records can not be read"})
-			w.tell("settings", slog.LevelWarn, "the folder of deployment records can not be read; what was known stays", "path", dir, "err", err)
-		} else {
-			w.recovered("settings", "the folder of deployment records can be read again", "path", dir)
+			if w.first("settings") {
+				w.log.Warn("the folder of deployment records can not be read; what was known stays", "path", dir, "err", err)
+			}
+		} else if w.over("settings") {
+			w.log.Info("the folder of deployment records can be read again", "path", dir)
 		}
 		for _, name := range names {
 			stem := strings.TrimSuffix(name, ".json")
@@ -168,7 +170,9 @@ func (w *Watcher) list(now time.Time) (found map[string]*tracked, problems []Pro
 		paths, err := filepath.Glob(pattern)
 		if err != nil {
 			problems = append(problems, Problem{File: "settings", Reason: ReasonMalformed, Text: "a pattern of state files is malformed"})
-			w.tell("pattern "+pattern, slog.LevelWarn, "a pattern of state files is malformed", "pattern", pattern, "err", err)
+			if w.first("pattern " + pattern) {
+				w.log.Warn("a pattern of state files is malformed", "pattern", pattern, "err", err)
+			}
 		}
 		for _, path := range paths {
 			stem, ok := strings.CutSuffix(filepath.Base(path), "-state.json")
@@ -194,16 +198,16 @@ func (w *Watcher) list(now time.Time) (found map[string]*tracked, problems []Pro
 	return found, problems, complete
 }
 
-func (w *Watcher) known(key string, make func() *tracked) *tracked {
+func (w *Watcher) known(key string, fresh func() *tracked) *tracked {
 	if t := w.tracked[key]; t != nil {
 		return t
 	}
-	return make()
+	return fresh()
 }
 
 // usable checks the name of a file and how many there are already.
 func (w *Watcher) usable(kind, path, stem string, have int, bad map[failure]int) bool {
-	reason := ""
+	var reason string
 	switch {
 	case !ValidName(stem):
 		reason = ReasonBadName
@@ -214,9 +218,9 @@ func (w *Watcher) usable(kind, path, stem string, have int, bad map[failure]int)
 	}
 	k := failure{kind, reason}
 	bad[k]++
-	if key := reason + " " + path; bad[k] <= keptFlaws && !w.told[key] {
+	if bad[k] <= keptFlaws && w.first(reason+" "+path) {
 		w.failures[k]++
-		w.tell(key, slog.LevelWarn, "a file is left out for its name", "file", quoted(filepath.Base(path)), "reason", reason)
+		w.log.Warn("a file is left out for its name", "file", quoted(filepath.Base(path)), "reason", reason)
 	}
 	return false
 }
@@ -354,9 +358,9 @@ func (w *Watcher) chosen() (projects []*Project, hidden []Problem) {
 				continue
 			}
 			hidden = append(hidden, Problem{File: "state", Reason: ReasonDuplicateName, Text: "a state file of the deployment " + t.name + " is left out, as another file has that name"})
-			if key := "hidden " + key; !w.told[key] {
+			if w.first("hidden " + key) {
 				w.failures[failure{"state", ReasonDuplicateName}]++
-				w.tell(key, slog.LevelWarn, "a state file is left out, as another file has the name of its deployment", "project", t.name, "file", t.stateFile.path)
+				w.log.Warn("a state file is left out, as another file has the name of its deployment", "project", t.name, "file", t.stateFile.path)
 			}
 			continue
 		}
@@ -389,7 +393,10 @@ func (w *Watcher) publish(now time.Time, projects []*Project, problems []Problem
 		}
 		s := projectHealth{name: t.name, stale: t.view.stale}
 		for _, f := range []*file{t.stateFile, t.recordFile} {
-			if f != nil && !f.good.IsZero() && (s.good.IsZero() || f.good.Before(s.good)) && !(f == t.stateFile && t.unborn()) {
+			if f == nil || f.good.IsZero() || f == t.stateFile && t.unborn() {
+				continue
+			}
+			if s.good.IsZero() || f.good.Before(s.good) {
 				s.good = f.good
 			}
 		}

@@ -491,7 +491,7 @@ func TestRewrittenInPlace(t *testing.T) {
 	go func() { done <- w.Run(ctx) }()
 	go func() {
 		// Two versions, so that most rewrites must be parsed.
-		versions := []string{stateJSON("p", guests...), stateJSON("p", append(guests, "extra")...)}
+		versions := []string{stateJSON("p", guests...), stateJSON("p", append(slices.Clone(guests), "extra")...)}
 		record := `{"name": "p", "project_location": "` + filepath.Dir(s.statePath("p")) + `", "state": "up"}`
 		for i := 0; ctx.Err() == nil; i++ {
 			if err := rewrite(s.statePath("p"), versions[i%2]); err != nil {
