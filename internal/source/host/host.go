@@ -67,14 +67,18 @@ const (
 )
 
 // Register exports how many readings were skipped and why.
-func (s *Source) Register(r prometheus.Registerer) {
+func (s *Source) Register(r prometheus.Registerer) error {
 	for i, reason := range [skipReasons]string{"hung", "failed"} {
-		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		err := r.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name:        "fanin_host_filesystems_skipped_total",
 			Help:        "File systems of the host that were left out of a sample, by reason.",
 			ConstLabels: prometheus.Labels{"reason": reason},
 		}, func() float64 { return float64(s.skipped[i].Load()) }))
+		if err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 // Name is "host".

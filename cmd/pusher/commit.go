@@ -1,0 +1,78 @@
+package main
+
+import (
+	"log/slog"
+	"net/http"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"fanin/internal/daemon"
+	"fanin/internal/push"
+	"fanin/internal/sample"
+	"fanin/internal/spool"
+	"fanin/internal/wire"
+)
+
+// most points of one record. Receivers take so many series at once (10,000 at
+// the gateway); a tick with more makes several records.
+const mostPoints = 5000
+
+// committer puts each tick into the spool.
+type committer struct {
+	queue   *spool.Spool
+	log     *slog.Logger
+	encoder wire.Encoder
+	body    []byte
+	lost    *prometheus.CounterVec
+	failing bool
+}
+
+func newCommitter(queue *spool.Spool, log *slog.Logger, registry prometheus.Registerer) *committer {
+	c := &committer{queue: queue, log: log, lost: promauto.With(registry).NewCounterVec(prometheus.CounterOpts{
+		Name: "fanin_samples_lost_total",
+		Help: "Samples that could not be committed, by reason.",
+	}, []string{"reason"})}
+	for _, reason := range []string{"encode", "spool"} {
+		c.lost.WithLabelValues(reason)
+	}
+	return c
+}
+
+func (c *committer) points(points []sample.Point) {
+	for chunk := range slices.Chunk(points, mostPoints) {
+		reason := "encode"
+		var err error
+		if c.body, err = c.encoder.Append(c.body[:0], chunk); err == nil {
+			reason = "spool"
+			_, err = c.queue.Append(c.body, len(chunk))
+		}
+		if err != nil {
+			c.lost.WithLabelValues(reason).Add(float64(len(chunk)))
+		}
+		if failing := err != nil; failing != c.failing {
+			c.failing = failing
+			if failing {
+				c.log.Error("samples can not be committed", "samples", len(chunk), "err", err)
+			} else {
+				c.log.Info("samples are committed again")
+			}
+		}
+	}
+}
+
+// routes is the pusher's map of addresses.
+func routes(registry *prometheus.Registry, delivery *push.Pusher) (http.Handler, error) {
+	mux := http.NewServeMux()
+	daemon.Observe(mux, registry, delivery.Trouble)
+	landing, err := daemon.LandingPage("fanin pusher", "Samples this host and its guests, and pushes what it saw.",
+		daemon.Link{Address: "metrics", Text: "Metrics", Description: "of the pusher itself"},
+		daemon.Link{Address: "readyz", Text: "Ready", Description: "whether samples are being delivered"},
+	)
+	if err != nil {
+		return nil, err
+	}
+	mux.Handle("GET /{$}", landing)
+	return mux, nil
+}

@@ -1,0 +1,116 @@
+// Command pusher samples the host it runs on and the guests on it, and pushes
+// what it saw to a gateway.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/version"
+
+	"fanin/internal/daemon"
+	"fanin/internal/push"
+	"fanin/internal/sampler"
+	"fanin/internal/spool"
+)
+
+func main() {
+	app := kingpin.New("pusher", "Samples this host and the guests on it, and pushes what it saw to a gateway.")
+	app.Version(version.Print("pusher"))
+	app.HelpFlag.Short('h')
+	o := flags(app)
+	logger := daemon.LogFlags(app)
+
+	run := app.Command("run", "Sample and push until stopped (the default).").Default()
+	once := app.Command("once", "Sample twice, an interval apart, and print one page of metrics; fails when a source fails.")
+	find := app.Command("discover", "Print the guests that this host has as a TestbedOS state file.")
+	project := find.Flag("project", "Name of the deployment.").Default("demo").String()
+	host := find.Flag("host", "Name of this host; its own by default.").PlaceHolder("NAME").String()
+
+	var err error
+	switch kingpin.MustParse(app.Parse(os.Args[1:])) {
+	case run.FullCommand():
+		err = runPusher(context.Background(), logger(), o)
+	case once.FullCommand():
+		err = printOnce(context.Background(), logger(), o, os.Stdout)
+	case find.FullCommand():
+		if *host == "" {
+			*host = o.node
+		}
+		err = discover(context.Background(), logger(), o, *project, *host, os.Stdout)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "pusher:", err)
+		os.Exit(1)
+	}
+}
+
+// runPusher is the way of a sample: sources, sampler, wire, spool, push.
+func runPusher(ctx context.Context, log *slog.Logger, o *options) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	client, err := o.client()
+	if err != nil {
+		return err
+	}
+	server := &daemon.Server{Addresses: o.listen, WebConfig: o.webConfig, Log: log}
+	if err := server.Listen(); err != nil {
+		return err
+	}
+	registry := daemon.NewRegistry("pusher")
+
+	sources := o.open(log)
+	defer closeAll(sources)
+	queue, err := spool.Open(spool.Options{Log: log})
+	if err != nil {
+		return err
+	}
+	defer queue.Close()
+	commit := newCommitter(queue, log, registry)
+	clock := &sampler.Sampler{Sources: sources, Interval: o.interval, Output: commit.points, Log: log, Metrics: registry}
+	delivery := &push.Pusher{URL: o.url, Client: client, Spool: queue, Node: o.node, Interval: o.interval, Log: log, Metrics: registry}
+
+	if err := register(registry, sources, queue); err != nil {
+		return err
+	}
+	if server.Handler, err = routes(registry, delivery); err != nil {
+		return err
+	}
+	tasks := []daemon.Task{
+		{Name: "sampler", Run: func(ctx context.Context) error {
+			defer queue.Finish() // so that the delivery knows when it has all
+			return clock.Run(ctx)
+		}},
+		{Name: "push", Run: delivery.Run},
+		{Name: "web", Run: server.Run},
+	}
+	for _, source := range sources {
+		if follower, ok := source.(interface{ Run(context.Context) error }); ok {
+			tasks = append(tasks, daemon.Task{Name: "source " + source.Name(), Run: follower.Run})
+		}
+	}
+	log.Info("pusher is ready", "node", o.node, "interval", o.interval, "metrics", server.URL()+"/metrics")
+	return daemon.Run(ctx, log, tasks...)
+}
+
+// register exports what the parts count.
+func register(registry prometheus.Registerer, sources []sampler.Source, queue *spool.Spool) error {
+	for _, source := range sources {
+		switch s := source.(type) {
+		case interface {
+			Register(prometheus.Registerer) error
+		}:
+			if err := s.Register(registry); err != nil {
+				return err
+			}
+		case interface{ Register(prometheus.Registerer) }:
+			s.Register(registry)
+		}
+	}
+	return queue.Register(registry)
+}

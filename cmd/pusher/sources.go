@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+
+	"fanin/internal/guest"
+	"fanin/internal/sampler"
+	"fanin/internal/source/docker"
+	"fanin/internal/source/host"
+	"fanin/internal/source/libvirt"
+)
+
+// sourceFlags are the flags of the sources. A kind of guest that needs any has
+// its own here.
+type sourceFlags struct {
+	procfs, sysfs string
+	docker        bool
+	dockerHost    string
+	libvirt       bool
+	libvirtURI    string
+}
+
+func (f *sourceFlags) add(app *kingpin.Application) {
+	app.Flag("path.procfs", "Where the host's procfs is mounted.").Default("/proc").StringVar(&f.procfs)
+	app.Flag("path.sysfs", "Where the host's sysfs is mounted.").Default("/sys").StringVar(&f.sysfs)
+	app.Flag("docker", "Sample Docker containers, where there is Docker (--no-docker: never).").Default("true").BoolVar(&f.docker)
+	app.Flag("docker.host", "Docker's socket.").Default(docker.DefaultHost).StringVar(&f.dockerHost)
+	app.Flag("libvirt", "Sample libvirt domains, where there is libvirt (--no-libvirt: never).").Default("true").BoolVar(&f.libvirt)
+	app.Flag("libvirt.uri", "Connection to libvirt, used read-only.").Default(libvirt.DefaultURI).StringVar(&f.libvirtURI)
+}
+
+// kinds is the table of what can be sampled: a new kind of guest is a new
+// line.
+func (f *sourceFlags) kinds(interval time.Duration, log *slog.Logger) []kind {
+	return []kind{
+		{true, &host.Source{ProcRoot: f.procfs, SysRoot: f.sysfs}},
+		{f.docker, &docker.Source{Host: f.dockerHost, ProcRoot: f.procfs, SysRoot: f.sysfs, Interval: interval, Log: log}},
+		{f.libvirt, &libvirt.Source{URI: f.libvirtURI, ProcRoot: f.procfs, Interval: interval, Log: log}},
+	}
+}
+
+type kind struct {
+	wanted bool
+	source sampler.Source
+}
+
+// open returns the sources that are wanted. Nothing is started.
+func (o *options) open(log *slog.Logger) []sampler.Source {
+	var sources []sampler.Source
+	for _, k := range o.sourceFlags.kinds(o.interval, log) {
+		if k.wanted {
+			sources = append(sources, k.source)
+		}
+	}
+	return sources
+}
+
+// lister is a source that can say which guests it has.
+type lister interface {
+	Guests(ctx context.Context) ([]guest.Description, error)
+}
+
+func closeAll(sources []sampler.Source) {
+	for _, s := range sources {
+		if c, ok := s.(io.Closer); ok {
+			_ = c.Close()
+		}
+	}
+}
