@@ -20,7 +20,7 @@ const (
 	// pollBudget is how long one poll waits for file systems in all, and
 	// leastWait what is granted to a file after that.
 	pollBudget = 2 * time.Second
-	leastWait  = 10 * time.Millisecond
+	leastWait  = 2 * time.Millisecond
 
 	// goneAfter looks a name that left its folder is gone: editors replace
 	// files by renaming, and for a moment there is none.
@@ -90,7 +90,7 @@ func (w *Watcher) poll(now time.Time) (again bool) {
 			if t.absent++; t.absent >= goneAfter {
 				delete(w.tracked, key)
 				changed = true
-				w.log.Info("deployment is gone", "project", t.name, "source", t.source)
+				w.log.Info("deployment is gone", "project", t.name, "from", t.source)
 				continue
 			}
 			again = true
@@ -288,7 +288,11 @@ func (w *Watcher) pollCluster(now time.Time, wait func() time.Duration) (Problem
 			w.cluster.hosts, w.cluster.changed = hosts, true
 		}
 		return nil
-	}, w.failed(f))
+	}, func(err *Error) {
+		if err.Reason != ReasonMissing || !f.good.IsZero() {
+			w.failed(f)(err)
+		}
+	})
 	if f.err != nil && f.err.Reason == ReasonMissing && f.good.IsZero() {
 		return Problem{}, false
 	}

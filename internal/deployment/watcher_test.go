@@ -181,8 +181,7 @@ func TestLastGoodVersionStays(t *testing.T) {
 			if q := r.Project("q"); q != before.Project("q") || q.Problem != "" {
 				t.Errorf("the other deployment changed: %+v", q)
 			}
-			want := `fanin_deployment_failures_total{file="cluster",reason="missing"} 1
-fanin_deployment_failures_total{file="state",reason="` + c.reason + `"} 1
+			want := `fanin_deployment_failures_total{file="state",reason="` + c.reason + `"} 1
 fanin_state_file_stale{project="p"} 1
 fanin_state_file_stale{project="q"} 0
 `
