@@ -19,6 +19,8 @@ import (
 	"time"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"fanin/internal/cgroup"
 )
 
@@ -152,6 +154,47 @@ func (c *child) do(t testing.TB, format string, args ...any) float64 {
 	return float64(n) / 1e6
 }
 
+// clock is the processor time, in seconds, that all threads of the child have
+// taken (clock_getcpuclockid(3)).
+func (c *child) clock(t testing.TB) float64 {
+	t.Helper()
+	var at unix.Timespec
+	if err := unix.ClockGettime(int32(^c.pid()<<3|2), &at); err != nil {
+		t.Fatal(err)
+	}
+	return float64(at.Nano()) / 1e9
+}
+
+// measured lets the child compute for some milliseconds between two looks at
+// its group, which it must be alone in: the group's usage grows by no less
+// than what the child's getrusage says of the computing itself, and by no more
+// than what the child's clock says of all around it.
+func (c *child) measured(t testing.TB, ms int, first, second func() cgroup.Stats) (before, after cgroup.Stats, used float64) {
+	t.Helper()
+	const slack = 0.001 // getrusage has microseconds, for user and system each
+	began := c.clock(t)
+	before = first()
+	used = c.do(t, "busy %d", ms)
+	after = second()
+	all := c.clock(t) - began
+	got := after.CPUUsage.V - before.CPUUsage.V
+	if after.CPUUsage.OK && (got < used-slack || got > all+slack) {
+		t.Errorf("usage of the group grew by %.6f s, want it between getrusage's %.6f s and the process clock's %.6f s", got, used, all)
+	}
+	return before, after, used
+}
+
+// looker reads a group.
+func looker(t testing.TB, g *cgroup.Group) func() cgroup.Stats {
+	return func() (s cgroup.Stats) {
+		t.Helper()
+		if err := g.Read(&s); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+}
+
 // tree is where this machine mounts its hierarchies, by the test's own look.
 type tree struct {
 	two string            // version 2
@@ -227,6 +270,10 @@ func (tr tree) make(t testing.TB, path string) {
 			}
 			if err == nil {
 				t.Cleanup(func() { removeGroup(t, dir) })
+				// However busy this machine is, a process in the group gets its
+				// quota and no less.
+				_ = os.WriteFile(filepath.Join(dir, "cpu.shares"), []byte("262144"), 0)
+				_ = os.WriteFile(filepath.Join(dir, "cpu.weight"), []byte("10000"), 0)
 			}
 		}
 	}
