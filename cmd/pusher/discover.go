@@ -66,6 +66,9 @@ func discover(ctx context.Context, log *slog.Logger, o *options, project, host s
 			return fmt.Errorf("%s %q: a name has 1 to 63 letters, digits, '_', '.' and '-', and begins with a letter or digit", flag, name)
 		}
 	}
+	if err := o.checkSampling(); err != nil {
+		return err
+	}
 	sources := o.open(log)
 	defer closeAll(sources)
 	var all []guest.Description

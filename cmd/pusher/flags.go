@@ -79,14 +79,15 @@ func (o *options) check() error {
 	if err := push.CheckURL(o.url); err != nil {
 		return fmt.Errorf("--push.url: %w", err)
 	}
-	return o.checkInterval()
+	return o.checkSampling()
 }
 
-func (o *options) checkInterval() error {
+// checkSampling is what the commands that push nothing check too.
+func (o *options) checkSampling() error {
 	if o.interval < shortestInterval || o.interval > longestInterval {
 		return fmt.Errorf("--sample.interval %s: must be from %s to %s", o.interval, shortestInterval, longestInterval)
 	}
-	return nil
+	return o.sourceFlags.check()
 }
 
 // client is the HTTP client that the push flags describe.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +23,7 @@ func main() {
 	app := kingpin.New("pusher", "Samples this host and the guests on it, and pushes what it saw to a gateway.")
 	app.Version(version.Print("pusher"))
 	app.HelpFlag.Short('h')
+	app.UsageWriter(os.Stdout)
 	o := flags(app)
 	logger := daemon.LogFlags(app)
 
@@ -44,7 +46,7 @@ func main() {
 		err = discover(context.Background(), logger(), o, *project, *host, os.Stdout)
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "pusher:", err)
+		fmt.Fprintln(os.Stderr, "pusher:", strings.ReplaceAll(err.Error(), "\n", "; "))
 		os.Exit(1)
 	}
 }

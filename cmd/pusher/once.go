@@ -16,7 +16,7 @@ import (
 )
 
 func printOnce(ctx context.Context, log *slog.Logger, o *options, to io.Writer) error {
-	if err := o.checkInterval(); err != nil {
+	if err := o.checkSampling(); err != nil {
 		return err
 	}
 	sources := o.open(log)

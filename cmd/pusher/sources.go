@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
@@ -32,6 +36,22 @@ func (f *sourceFlags) add(app *kingpin.Application) {
 	app.Flag("docker.host", "Docker's socket.").Default(docker.DefaultHost).StringVar(&f.dockerHost)
 	app.Flag("libvirt", "Sample libvirt domains, where there is libvirt (--no-libvirt: never).").Default("true").BoolVar(&f.libvirt)
 	app.Flag("libvirt.uri", "Connection to libvirt, used read-only.").Default(libvirt.DefaultURI).StringVar(&f.libvirtURI)
+}
+
+// check finds what would only be noticed by a source that stays silent.
+func (f *sourceFlags) check() error {
+	for _, one := range []struct{ flag, folder, file string }{
+		{"--path.procfs", f.procfs, "stat"},
+		{"--path.sysfs", f.sysfs, "class"},
+	} {
+		if _, err := os.Stat(filepath.Join(one.folder, one.file)); err != nil {
+			return fmt.Errorf("%s %s: %w", one.flag, one.folder, err)
+		}
+	}
+	if path, ok := strings.CutPrefix(f.dockerHost, "unix://"); f.docker && (!ok || !filepath.IsAbs(path)) {
+		return fmt.Errorf("--docker.host %q: must be unix:///PATH, as only containers of this machine can be sampled", f.dockerHost)
+	}
+	return nil
 }
 
 // kinds is the table of what can be sampled: a new kind of guest is a new

@@ -134,6 +134,7 @@ type result struct {
 	at     int64
 	err    error
 	reason string
+	stack  []byte // of a panic
 }
 
 func (s *Sampler) newRun() *run {
@@ -196,7 +197,7 @@ func call(ctx context.Context, w *watched, limit time.Duration) (res result) {
 	res.w = w
 	defer func() {
 		if p := recover(); p != nil {
-			res.reason, res.err = reasonPanic, fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			res.reason, res.err, res.stack = reasonPanic, fmt.Errorf("panic: %v", p), debug.Stack()
 		}
 		end := time.Now()
 		res.took, res.at = end.Sub(start), end.UnixMilli()
@@ -258,6 +259,9 @@ func (r *run) finish(res result) {
 	r.add(sample.Point{Series: w.duration, T: res.at, V: res.took.Seconds()})
 	if res.err != nil {
 		if !r.stopping {
+			if res.reason == reasonPanic && w.down != reasonPanic {
+				r.log.Error("source panicked: please report this", "source", w.source.Name(), "err", res.err, "stack", string(res.stack))
+			}
 			r.failed(w, res.reason, res.err)
 		}
 		return
