@@ -83,7 +83,7 @@ func (s *Session) judge(claim *wire.Series) Verdict {
 		}
 		return Verdict{State: &State{Why: why}, Owner: owner}
 	}
-	series := sample.NewNamed(s.family(name), name, identified(labels, owner)...)
+	series := sample.NewNamed(s.family(name), name, identified(name, labels, owner)...)
 	if known := s.node.series[series.Text()]; known != nil {
 		return Verdict{Series: known, Owner: owner}
 	}
@@ -121,8 +121,10 @@ func resolve(roster *deployment.Roster, runtimeName, host string) (*deployment.G
 }
 
 // identified adds the identity labels; what the sender wrote under their
-// names is kept as exported_ and the name, as Prometheus does it.
-func identified(labels []sample.Label, owner sample.Owner) []sample.Label {
+// names is kept as exported_ and the name, as Prometheus does it. A host may
+// count its guests by guest_type: without a guest_name that is no identity.
+func identified(name string, labels []sample.Label, owner sample.Owner) []sample.Label {
+	counts := owner.IsHost() && strings.HasPrefix(name, hostPrefix)
 	taken := func(name string) bool {
 		for _, l := range labels {
 			if l.Name == name {
@@ -133,13 +135,19 @@ func identified(labels []sample.Label, owner sample.Owner) []sample.Label {
 	}
 	for i, l := range labels {
 		switch l.Name {
-		case sample.Project, sample.GuestName, sample.GuestType, sample.HostName:
-			name := "exported_" + l.Name
-			for taken(name) {
-				name = "exported_" + name
+		case sample.GuestType:
+			if counts {
+				continue
 			}
-			labels[i].Name = name
+		case sample.Project, sample.GuestName, sample.HostName:
+		default:
+			continue
 		}
+		exported := "exported_" + l.Name
+		for taken(exported) {
+			exported = "exported_" + exported
+		}
+		labels[i].Name = exported
 	}
 	return append(labels,
 		sample.Label{Name: sample.HostName, Value: owner.Host},

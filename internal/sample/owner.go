@@ -17,7 +17,8 @@ type Owner struct {
 // IsHost reports whether the owner is a host itself and not a guest on it.
 func (o Owner) IsHost() bool { return o.Guest == "" }
 
-// Owner reads the identity labels.
+// Owner reads the identity labels. guest_type belongs to them only beside a
+// guest_name; a host counts its guests by it.
 func (s *Series) Owner() (o Owner) {
 	for _, l := range s.labels {
 		switch l.Name {
@@ -30,6 +31,9 @@ func (s *Series) Owner() (o Owner) {
 		case GuestType:
 			o.Kind = l.Value
 		}
+	}
+	if o.IsHost() {
+		o.Kind = ""
 	}
 	return o
 }
