@@ -256,11 +256,17 @@ func (d *Docker) Run(t testing.TB, name string, c Container, args ...string) str
 // waits a second before it kills.
 func (d *Docker) Do(t testing.TB, name, what string) {
 	t.Helper()
-	query := ""
-	if what == "stop" || what == "restart" {
-		query = "?t=1"
+	path := "/containers/" + name + "/" + what
+	switch what {
+	case "stop", "restart":
+		path += "?t=1"
+	case "pause":
+		// runc gives up on the freezer of version 1 when the machine is busy,
+		// and leaves the container as it was.
+		Eventually(t, 30*time.Second, func() error { return d.call("POST", path, nil, nil) })
+		return
 	}
-	d.API(t, "POST", "/containers/"+name+"/"+what+query, nil, nil)
+	d.API(t, "POST", path, nil, nil)
 }
 
 // Rename gives a container another name.

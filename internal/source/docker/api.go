@@ -97,8 +97,8 @@ func (a *api) events(ctx context.Context) (client.EventsResult, error) {
 	late := time.AfterFunc(callTimeout, func() { cancel(context.DeadlineExceeded) })
 	stream := a.client.Events(ctx, client.EventsListOptions{Filters: client.Filters{}.
 		Add("type", string(events.ContainerEventType)).
-		Add("event", string(events.ActionCreate), string(events.ActionStart), string(events.ActionDie), string(events.ActionPause),
-			string(events.ActionUnPause), string(events.ActionRename), string(events.ActionDestroy))})
+		Add("event", string(events.ActionCreate), string(events.ActionStart), string(events.ActionDie), string(events.ActionStop),
+			string(events.ActionPause), string(events.ActionUnPause), string(events.ActionRename), string(events.ActionDestroy))})
 	if !late.Stop() {
 		return stream, fmt.Errorf("subscribe to events: %w", context.Cause(ctx))
 	}

@@ -33,6 +33,7 @@ const (
 	defaultRescan     = 30 * time.Second
 	defaultContainers = 5000
 	callTimeout       = 10 * time.Second // of one call of the API
+	unnamedAge        = 5 * time.Second  // counting them takes a walk through all groups
 )
 
 // Source is the sampler's source "docker". Its zero value measures the engine
@@ -68,6 +69,7 @@ type Source struct {
 	stats      cgroup.Stats
 	buf        []byte
 	counts     map[string]*sample.Series // testbed_host_guests by state
+	counted    time.Time                 // when the unnamed ones were
 }
 
 // Name is "docker".
@@ -218,11 +220,16 @@ func (s *Source) countStates(b *sample.Batch) {
 // countUnnamed is all that can be said when the socket may not be read: the
 // groups carry ids, and only the engine knows the names that belong to them.
 func (s *Source) countUnnamed(b *sample.Batch, failed *failures) {
+	now := time.Now()
+	if now.Sub(s.counted) < unnamedAge {
+		return
+	}
 	l, err := s.layout()
 	if err != nil {
 		failed.add(err)
 		return
 	}
+	s.counted = now
 	ids, err := l.Containers()
 	if err != nil {
 		failed.add(fmt.Errorf("count containers by their control groups: %w", err))

@@ -60,6 +60,7 @@ type entry struct {
 	state           state
 	network         sharing
 	created         int64 // seconds since 1970, 0 when unknown
+	loops           bool  // its restart policy was at work when it was listed
 }
 
 // engine says what there is to talk to.
@@ -109,6 +110,10 @@ func (r *roster) replace(list []entry, since []events.Message) bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for id, e := range entries {
+		e.loops = e.state == restarting || e.state == running && r.entries[id].loops
+		entries[id] = e
+	}
 	changed := r.engine != engineOpen || !maps.Equal(entries, r.entries)
 	r.engine, r.entries = engineOpen, entries
 	if changed {
@@ -171,6 +176,11 @@ func (r *roster) apply(m *events.Message) {
 		e.state = paused
 	case events.ActionDie:
 		e.state = stopped
+		if e.loops {
+			e.state = restarting
+		}
+	case events.ActionStop: // follows die when someone wanted it
+		e.state, e.loops = stopped, false
 	case events.ActionRename:
 		e.name = m.Actor.Attributes["name"]
 	case events.ActionDestroy:

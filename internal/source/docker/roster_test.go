@@ -48,6 +48,8 @@ func TestRosterEvents(t *testing.T) {
 			event("rename", "a", "name", "old"), event("create", "b", "name", "web"), event("die", "a"), event("start", "b", "name", "web"), event("destroy", "a"),
 		}, []string{"web=b:running"}},
 		{"two of a name: the running one has it", []entry{{id: "a", name: "web", state: stopped, created: 9}, {id: "b", name: "web", state: running}}, nil, []string{"web=b:running"}},
+		{"ends again and again", []entry{{id: "a", name: "web", state: restarting}}, []events.Message{event("start", "a"), event("die", "a")}, []string{"web=a:restarting"}},
+		{"ends again and again until someone stops it", []entry{{id: "a", name: "web", state: restarting}}, []events.Message{event("start", "a"), event("die", "a"), event("stop", "a")}, []string{"web=a:stopped"}},
 		{"of something unknown", nil, []events.Message{event("die", "x"), event("pause", "x"), event("destroy", "x"), event("exec_start", "x")}, nil},
 		{"without an id or name", []entry{{id: "n", state: dead}}, []events.Message{event("create", ""), event("start", "")}, nil},
 	} {
@@ -120,13 +122,13 @@ func TestEntriesOf(t *testing.T) {
 		summary("g", "", "configured", "/g"),
 	})
 	want := []entry{
-		{"a", "web", "i", running, networkHost, 7},
-		{"b", "db", "i", paused, networkHost, 7},
-		{"c", "c", "i", stopped, networkHost, 7},
-		{"d", "d", "i", restarting, networkOwn, 7},
-		{"e", "e", "i", created, networkUnknown, 7},
-		{"f", "", "i", removing, networkUnknown, 7},
-		{"g", "g", "i", stopped, networkUnknown, 7},
+		{"a", "web", "i", running, networkHost, 7, false},
+		{"b", "db", "i", paused, networkHost, 7, false},
+		{"c", "c", "i", stopped, networkHost, 7, false},
+		{"d", "d", "i", restarting, networkOwn, 7, false},
+		{"e", "e", "i", created, networkUnknown, 7, false},
+		{"f", "", "i", removing, networkUnknown, 7, false},
+		{"g", "g", "i", stopped, networkUnknown, 7, false},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
