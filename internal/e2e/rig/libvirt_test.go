@@ -3,6 +3,7 @@ package rig
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -51,4 +52,38 @@ func TestLibvirtdLeavesNothingBehind(t *testing.T) {
 			t.Errorf("folder %s is still there", dirs[i])
 		}
 	}
+}
+
+// What a test process leaves that dies in the middle is taken away, too.
+func TestLibvirtdOfADeadTest(t *testing.T) {
+	if os.Getenv("FANIN_DIE") != "" {
+		l := Libvirtd(t)
+		g := l.Define(Domain{Init: "sleep 1000"}).Start()
+		fmt.Printf("left %s %s %d %d\n", l.Dir, g.Name, g.PID(), l.libvirtd.Cmd.Process.Pid)
+		os.Exit(9)
+	}
+	NeedRoot(t)
+	Need(t, "libvirtd", "virsh", "qemu-system-x86_64")
+	cmd := exec.Command(os.Args[0], "-test.run=^TestLibvirtdOfADeadTest$")
+	cmd.Env = append(os.Environ(), "FANIN_DIE=1")
+	out, err := cmd.CombinedOutput()
+	var dir, name string
+	var pids [2]int
+	if _, found := fmt.Sscanf(string(out), "left %s %s %d %d", &dir, &name, &pids[0], &pids[1]); found != nil {
+		t.Fatalf("the other test: %v\n%s", err, out)
+	}
+	Eventually(t, 20*time.Second, func() error {
+		for _, pid := range pids {
+			if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && !strings.Contains(string(b), ") Z ") {
+				return fmt.Errorf("process %d still runs: %s", pid, b)
+			}
+		}
+		if left, _ := filepath.Glob("/sys/fs/cgroup/*/machine/*" + name + "*"); len(left) > 0 {
+			return fmt.Errorf("control groups left: %q", left)
+		}
+		if _, err := os.Stat(dir); err == nil {
+			return fmt.Errorf("folder %s is still there", dir)
+		}
+		return nil
+	})
 }

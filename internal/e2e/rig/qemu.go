@@ -23,7 +23,8 @@ import (
 // under /tmp that every user may read and that goes away with the test.
 //
 // On the command line, console=ttyS0 shows its console on the first serial
-// port, and `panic=-1` with QEMU's -no-reboot ends QEMU when init ends.
+// port, and panic=-1 with QEMU's -no-reboot ends QEMU when init ends. On a busy
+// machine it needs no_timer_check: its test of the timer then fails by chance.
 func Kernel(t testing.TB) string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(kernelTree(t), "boot", "vmlinuz-*"))

@@ -21,7 +21,7 @@ func TestKernelAndInitramfs(t *testing.T) {
 	initramfs := Initramfs(t, map[string]string{"/opt/x/given": file},
 		"cat /opt/x/given; ls -l /opt/x/given; lsmod; sleep 0.1; echo all done; poweroff -f", VirtioModules()...)
 	qemu := Start(t, "qemu-system-x86_64", "-accel", "tcg", "-m", "128", "-nographic", "-nodefaults", "-no-reboot",
-		"-kernel", Kernel(t), "-initrd", initramfs, "-append", "console=ttyS0 panic=-1 quiet", "-serial", "file:"+console)
+		"-kernel", Kernel(t), "-initrd", initramfs, "-append", "console=ttyS0 panic=-1 no_timer_check quiet", "-serial", "file:"+console)
 	began := time.Now()
 	if err := qemu.Wait(60 * time.Second); err != nil {
 		b, _ := os.ReadFile(console)
