@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -78,6 +79,37 @@ func settle(t testing.TB, s *Source, b *sample.Batch) {
 		if err := s.Sample(context.Background(), b); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A container that is removed between two samples is never seen stopped.
+func TestWhatVanishesIsReleased(t *testing.T) {
+	s := crowd(t, 3)
+	open := func() (n int) {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if target, _ := os.Readlink("/proc/self/fd/" + e.Name()); strings.Contains(target, "00fa1100000") {
+				n++
+			}
+		}
+		return n
+	}
+	var b sample.Batch
+	if err := s.Sample(context.Background(), &b); err != nil {
+		t.Fatal(err)
+	}
+	if got := open(); got < 3*5 {
+		t.Fatalf("descriptors on three groups: got %d, want at least 15", got)
+	}
+	s.roster.replace(nil, nil)
+	if err := s.Sample(context.Background(), &b); err != nil {
+		t.Fatal(err)
+	}
+	if got := open(); got != 0 {
+		t.Errorf("descriptors on groups of removed containers: got %d, want 0", got)
 	}
 }
 
