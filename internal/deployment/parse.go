@@ -23,7 +23,7 @@ type record struct {
 type state struct {
 	project string
 	guests  []*Guest // sorted by name, RuntimeName set
-	placed  []string // hosts of the guests, sorted, each once
+	names   []string // of hosts: those its guests are placed on and testbed_hosts, sorted, each once
 	hosts   []Host   // testbed_hosts, sorted
 	flaws   []Flaw
 	flawed  int
@@ -109,12 +109,15 @@ func parseState(data []byte, name string) (*state, *Error) {
 			g.RuntimeName = s.project + "-" + g.Name
 		}
 		if g.Host != "" {
-			s.placed = append(s.placed, g.Host)
+			s.names = append(s.names, g.Host)
 		}
 	}
+	for _, h := range s.hosts {
+		s.names = append(s.names, h.Name)
+	}
 	slices.SortFunc(s.guests, func(a, b *Guest) int { return strings.Compare(a.Name, b.Name) })
-	slices.Sort(s.placed)
-	s.placed = slices.Compact(s.placed)
+	slices.Sort(s.names)
+	s.names = slices.Compact(s.names)
 	return s, nil
 }
 

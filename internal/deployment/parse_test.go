@@ -39,7 +39,7 @@ func TestParseState(t *testing.T) {
 	if got, want := fmt.Sprint(s.hosts), "[{client-1 10.50.0.2 false} {main-host 10.50.0.1 true}]"; got != want {
 		t.Errorf("hosts: got %s, want %s", got, want)
 	}
-	if got, want := fmt.Sprint(s.placed), "[client-1 main-host]"; got != want {
+	if got, want := fmt.Sprint(s.names), "[client-1 main-host]"; got != want {
 		t.Errorf("placed: got %s, want %s", got, want)
 	}
 	// Every proper beginning of the file is torn, at whatever byte it ends.
@@ -275,4 +275,16 @@ func FuzzParseRecord(f *testing.F) {
 		}
 		_, _, _ = parseCluster(data)
 	})
+}
+
+// A deployment's hosts are those it declares and those it places guests on.
+func TestHostsOfADeployment(t *testing.T) {
+	s, err := parseState([]byte(`{"project_name":"p","testbed_hosts":{"b":{"ip":"10.0.0.1"},"c":{"ip":"10.0.0.2"}},
+		"testbed_guests":{"g":{"docker":{},"testbed_host":"a"},"h":{"docker":{},"testbed_host":"b"}}}`), "p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fmt.Sprint(s.names), "[a b c]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
 }

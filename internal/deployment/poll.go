@@ -345,7 +345,7 @@ func (t *tracked) makeProject(v view) *Project {
 		p.State = v.record.state
 	}
 	if v.state != nil {
-		p.Guests, p.Hosts, p.declared = v.state.guests, v.state.placed, v.state.hosts
+		p.Guests, p.Hosts, p.declared = v.state.guests, v.state.names, v.state.hosts
 		p.LeftOut, p.LeftOutTotal = v.state.flaws, v.state.flawed
 	}
 	return p

@@ -63,7 +63,7 @@ type Project struct {
 	Source string
 
 	Guests []*Guest // sorted by name, without golden images; also of inactive projects
-	Hosts  []string // names of the hosts its guests are placed on, sorted
+	Hosts  []string // names of its hosts, as its state file declares them or places guests on them, sorted
 
 	// LeftOut are the guests of the state file that can not be used, in the
 	// order of the file; at most 100 are kept, LeftOutTotal counts all.
