@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -23,6 +24,8 @@ const mostPoints = 5000
 type committer struct {
 	queue   *spool.Spool
 	log     *slog.Logger
+	vitals  vitals
+	batch   []sample.Point
 	encoder wire.Encoder
 	body    []byte
 	lost    *prometheus.CounterVec
@@ -41,7 +44,9 @@ func newCommitter(queue *spool.Spool, log *slog.Logger, registry prometheus.Regi
 }
 
 func (c *committer) points(points []sample.Point) {
-	for chunk := range slices.Chunk(points, mostPoints) {
+	c.batch = c.vitals.append(append(c.batch[:0], points...), c.queue.Ledger(), time.Now())
+	defer clear(c.batch) // series of guests that are gone
+	for chunk := range slices.Chunk(c.batch, mostPoints) {
 		reason := "encode"
 		var err error
 		if c.body, err = c.encoder.Append(c.body[:0], chunk); err == nil {

@@ -184,8 +184,10 @@ func TestRun(t *testing.T) {
 	if gaps != 1 {
 		t.Errorf("%d gaps, want one: %v", gaps, r.times["__name__=testbed_host_load1 "])
 	}
-	if len(r.times["__name__=testbed_host_cpu "]) == 0 || len(r.times["__name__=fanin_source_up source=host "]) == 0 {
-		t.Errorf("testbed_host_cpu and fanin_source_up are missing among %q", slices.Sorted(maps.Keys(r.times)))
+	for _, name := range []string{"testbed_host_cpu ", "fanin_source_up source=host ", "fanin_samples_committed_total ", "fanin_samples_dropped_total reason=full "} {
+		if len(r.times["__name__="+name]) == 0 {
+			t.Errorf("%s is missing among %q", name, slices.Sorted(maps.Keys(r.times)))
+		}
 	}
 }
 

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"fanin/internal/sample"
+	"fanin/internal/spool"
+)
+
+// The ledger travels with the samples, so that a node's losses are seen where
+// its samples are. The same numbers are on the pusher's own page.
+var (
+	committedSamples = sample.NewCounter("fanin_samples_committed_total", "", "Samples that the spool took: those delivered, dropped, refused and pending.")
+	deliveredSamples = sample.NewCounter("fanin_samples_delivered_total", "", "Samples that the receiver took.")
+	droppedSamples   = sample.NewCounter("fanin_samples_dropped_total", "", "Samples that were given up before the receiver took them, by reason.")
+	refusedSamples   = sample.NewCounter("fanin_samples_refused_total", "", "Samples that the receiver did not want, by the reason it gave.")
+	pendingSamples   = sample.NewGauge("fanin_samples_pending", "", "Samples that wait for delivery.")
+)
+
+// vitals are the ledger's points. The zero value is ready.
+type vitals struct {
+	series map[*sample.Family]map[string]*sample.Series // by reason
+}
+
+// append adds the ledger as it is now, before the batch itself is committed.
+func (v *vitals) append(points []sample.Point, l spool.Ledger, now time.Time) []sample.Point {
+	add := func(f *sample.Family, reason string, value uint64) {
+		points = append(points, sample.Point{Series: v.of(f, reason), T: now.UnixMilli(), V: float64(value)})
+	}
+	add(committedSamples, "", l.Committed)
+	add(deliveredSamples, "", l.Delivered)
+	add(pendingSamples, "", l.Pending)
+	for _, reason := range slices.Sorted(maps.Keys(l.Dropped)) {
+		add(droppedSamples, reason, l.Dropped[reason])
+	}
+	for _, reason := range slices.Sorted(maps.Keys(l.Refused)) {
+		add(refusedSamples, reason, l.Refused[reason])
+	}
+	return points
+}
+
+func (v *vitals) of(f *sample.Family, reason string) *sample.Series {
+	if v.series == nil {
+		v.series = make(map[*sample.Family]map[string]*sample.Series)
+	}
+	if v.series[f] == nil {
+		v.series[f] = make(map[string]*sample.Series)
+	}
+	s := v.series[f][reason]
+	if s == nil {
+		s = sample.New(f, sample.Label{Name: "reason", Value: reason})
+		v.series[f][reason] = s
+	}
+	return s
+}
