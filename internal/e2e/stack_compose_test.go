@@ -36,13 +36,13 @@ import (
 // and after each process has been killed: each comes back by itself.
 func TestStackComposeUp(t *testing.T) {
 	t.Parallel()
-	rig.Need(t, "docker-compose", "dockerd", "nginx", "busybox", "envsubst", "ldd", "go")
+	rig.Need(t, "docker-compose", "dockerd", "nginx", "busybox", "ldd", "go")
 	prometheus := rig.Prometheus3Binary(t)
 	docker := rig.Dockerd(t)
 
 	dir := stackSetup(t, "main-host")
 	image := composeConfig(t, dir, "compose.yaml").Services
-	makeImage(t, docker, image["gateway"].Image, imageTar(t, map[string]string{"gateway": buildGateway(t)}), "ENTRYPOINT [\"/gateway\"]")
+	makeImage(t, docker, image["gateway"].Image, imageTar(t, map[string]string{"gateway": buildStatic(t, "gateway")}), "ENTRYPOINT [\"/gateway\"]")
 	makeImage(t, docker, image["prometheus"].Image,
 		imageTar(t, map[string]string{"bin/prometheus": prometheus, "bin/busybox": "/bin/busybox"}, "prometheus"),
 		"USER 65534", `ENTRYPOINT ["/bin/prometheus"]`, "ENV PATH=/bin")
@@ -54,15 +54,13 @@ func TestStackComposeUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	files := map[string]string{"bin/busybox": "/bin/busybox", "start": start}
-	for _, program := range []string{"nginx", "envsubst"} {
-		path, err := exec.LookPath(program)
-		if err != nil {
-			t.Fatal(err)
-		}
-		files["bin/"+program] = path
-		for _, library := range libraries(t, path) {
-			files[strings.TrimPrefix(library, "/")] = library
-		}
+	nginx, err := exec.LookPath("nginx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files["bin/nginx"] = nginx
+	for _, library := range libraries(t, nginx) {
+		files[strings.TrimPrefix(library, "/")] = library
 	}
 	makeImage(t, docker, image["nginx"].Image, imageTar(t, files), `ENTRYPOINT ["/bin/busybox", "sh", "/start"]`, "ENV PATH=/bin")
 
@@ -109,11 +107,13 @@ func TestStackComposeUp(t *testing.T) {
 	eventuallyStored(t, base, 30)
 }
 
+// nginxStart does what the official image's start script does with templates,
+// without envsubst.
 const nginxStart = `set -eu
-cd /etc/nginx/templates
-names=$(busybox env | busybox sed -n "s/^\(${NGINX_ENVSUBST_FILTER#^}[A-Z]*\)=.*/\${\1} /p" | busybox tr -d '\n')
-for f in *.template; do
-    envsubst "$names" <"$f" >"$NGINX_ENVSUBST_OUTPUT_DIR/${f%.template}"
+script=$(busybox env | busybox sed -n "s/^\(${NGINX_ENVSUBST_FILTER#^}[A-Z]*\)=\(.*\)/s|[$]{\1}|\2|g/p")
+for f in /etc/nginx/templates/*.template; do
+    out=${f##*/}
+    busybox sed "$script" "$f" >"$NGINX_ENVSUBST_OUTPUT_DIR/${out%.template}"
 done
 exec nginx -e stderr -c /etc/nginx/nginx.conf -g 'daemon off;'
 `
@@ -304,15 +304,15 @@ func eventuallyStored(t testing.TB, base string, value float64) {
 	})
 }
 
-// buildGateway builds the gateway as the Dockerfile does.
-func buildGateway(t testing.TB) string {
+// buildStatic builds one of the programs as the Dockerfile builds the gateway.
+func buildStatic(t testing.TB, name string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "gateway")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "./cmd/gateway")
+	path := filepath.Join(t.TempDir(), name)
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "./cmd/"+name)
 	cmd.Dir = rig.Root(t)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the gateway: %v\n%s", err, out)
+		t.Fatalf("build the %s: %v\n%s", name, err, out)
 	}
 	return path
 }

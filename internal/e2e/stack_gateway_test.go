@@ -32,7 +32,7 @@ func TestStackGatewayBehindNginx(t *testing.T) {
 			"/etc/fanin/nodes.yml", filepath.Join(dir, "secrets", "nodes.yml"),
 		).Replace(a))
 	}
-	gateway := rig.Start(t, buildGateway(t), args...)
+	gateway := rig.Start(t, buildStatic(t, "gateway"), args...)
 	rig.Eventually(t, 10*time.Second, func() error {
 		resp, err := http.Get("http://" + address + "/readyz")
 		if err != nil {

@@ -331,6 +331,17 @@ func TestStackComposePusher(t *testing.T) {
 			t.Errorf("got user %q, read_only %v, cap_drop %v, restart %q", s.User, s.ReadOnly, s.CapDrop, s.Restart)
 		}
 	})
+	t.Run("flags", func(t *testing.T) {
+		help, err := exec.Command(buildStatic(t, "pusher"), "--help").CombinedOutput()
+		if err != nil {
+			t.Fatalf("pusher --help: %v\n%s", err, help)
+		}
+		for _, a := range composeConfig(t, dir, "compose.yaml", "compose.pusher.yaml").Services["pusher"].Command {
+			if flag, _, _ := strings.Cut(a, "="); !regexp.MustCompile(`(?m)^\s*` + flag + `[=\s]`).Match(help) {
+				t.Errorf("the pusher has no flag %s", flag)
+			}
+		}
+	})
 	t.Run("other socket", func(t *testing.T) {
 		env, err := os.ReadFile(filepath.Join(dir, ".env"))
 		if err != nil {
