@@ -172,9 +172,9 @@ func (l *Libvirt) Virsh(args ...string) string {
 	return out
 }
 
-// TryVirsh is [Libvirt.Virsh] for what may fail; it takes 10 s at the most.
+// TryVirsh is [Libvirt.Virsh] for what may fail; it takes a minute at the most.
 func (l *Libvirt) TryVirsh(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "virsh", append([]string{"-c", l.WritableURI}, args...)...).CombinedOutput()
 	if err != nil {

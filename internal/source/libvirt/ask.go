@@ -6,39 +6,31 @@ import (
 	"context"
 	"errors"
 	"hash/fnv"
+	"log/slog"
 	"sync"
 	"time"
 )
 
 const (
-	// A connection takes 5 calls at a time (max_client_requests); one is left.
-	maxAsking = 4
-	// Each call that hangs keeps one of the daemon's 20 workers (max_workers).
+	maxAsking = 4 // at once, of those that are in their time
+	// Each call that hangs keeps a connection, one of this process's threads
+	// and one of the daemon's 20 workers (max_workers).
 	maxHanging = 8
 )
 
-// asker asks for the slow numbers of one domain after the other, on a
-// connection that nobody else uses. When a call passes its deadline its domain
-// and this connection are left to each other, and the others get a new one.
+// asker asks for the slow numbers of the domains, each call on a connection
+// that has no other at that time. A call that passes its deadline keeps its
+// connection, and the others use new ones.
 type asker struct {
 	s       *Source
 	changed chan struct{} // a call has returned
 
 	mu      sync.Mutex
-	line    *line // nil: none yet
-	opening bool
-	retry   time.Time
+	idle    []*link
 	asking  map[string]time.Time // UUID -> since when, calls in their time
 	hanging map[string]time.Time // and those beyond it
 	full    bool                 // said that too many hang
-}
-
-// line is a connection and how many calls are on it. Guarded by the asker's
-// lock.
-type line struct {
-	link    *link
-	calls   int
-	retired bool
+	stopped bool
 }
 
 func newAsker(s *Source) *asker {
@@ -52,8 +44,12 @@ func (a *asker) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			a.mu.Lock()
-			a.retireLocked()
-			a.mu.Unlock()
+			defer a.mu.Unlock()
+			a.stopped = true
+			for _, l := range a.idle {
+				go l.close()
+			}
+			a.idle = nil
 			return
 		case <-tick.C:
 		case <-a.changed:
@@ -67,44 +63,41 @@ func (a *asker) run(ctx context.Context) {
 func (a *asker) giveUp() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	late := false
 	for uuid, since := range a.asking {
-		if time.Since(since) > a.s.SlowDeadline {
-			late = true
-			delete(a.asking, uuid)
-			a.hanging[uuid] = since
-			a.s.skip(skipLate)
-			a.s.Log.Warn("a domain does not answer; its slow numbers are missing", "domain", a.s.nameOf(uuid), "since", since)
+		if time.Since(since) < a.s.SlowDeadline {
+			continue
 		}
-	}
-	if late {
-		a.retireLocked()
+		delete(a.asking, uuid)
+		a.hanging[uuid] = since
+		a.s.skip(skipLate)
+		// When it is the daemon that hangs, that is said already.
+		level := slog.LevelWarn
+		if a.s.health.silent() {
+			level = slog.LevelDebug
+		}
+		a.s.Log.Log(context.Background(), level, "a domain does not answer; its slow numbers are missing", "domain", a.s.nameOf(uuid), "since", since)
 	}
 }
 
 // askDue starts the calls that are due.
 func (a *asker) askDue() {
+	if a.s.health.silent() || !a.s.health.there() {
+		return
+	}
 	now := time.Now()
 	due := a.s.due(now)
-	if len(due) == 0 {
-		return
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.line == nil {
-		a.openLocked(now)
-		return
-	}
 	for _, uuid := range due {
+		if len(a.asking) >= maxAsking {
+			return
+		}
 		if len(a.hanging) >= maxHanging {
 			a.s.skip(skipHanging)
 			if !a.full {
 				a.full = true
 				a.s.Log.Warn("too many domains do not answer; none is asked for its slow numbers", "hanging", len(a.hanging))
 			}
-			return
-		}
-		if len(a.asking) >= maxAsking {
 			return
 		}
 		// A domain that was removed and made again has the same UUID.
@@ -118,31 +111,40 @@ func (a *asker) askDue() {
 			continue
 		}
 		a.asking[uuid] = now
-		a.line.calls++
-		go a.ask(a.line, uuid, fast)
+		var l *link
+		if n := len(a.idle); n > 0 {
+			l, a.idle = a.idle[n-1], a.idle[:n-1]
+		}
+		go a.ask(l, uuid, fast)
 	}
 }
 
-func (a *asker) ask(l *line, uuid string, fast bool) {
-	r, err := l.link.statistics(uuid, fast)
-	a.s.answered(uuid, r)
-	if err != nil && !errors.Is(err, errGone) {
-		a.s.skip(skipFailed)
-		a.s.Log.Debug("slow numbers", "domain", uuid, "err", err)
+// ask makes one call, on a new connection when there is no idle one.
+func (a *asker) ask(l *link, uuid string, fast bool) {
+	var r *reading
+	var err error
+	if l == nil {
+		l, err = open(a.s.URI, nil, nil)
 	}
+	if err == nil {
+		r, err = l.statistics(uuid, fast)
+	}
+	a.s.answered(uuid, r, err)
+
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.asking, uuid)
 	if since, ok := a.hanging[uuid]; ok {
 		delete(a.hanging, uuid)
 		a.full = false
-		a.s.Log.Info("a domain answers again", "domain", a.s.nameOf(uuid), "after", time.Since(since).Round(time.Millisecond), "err", err)
+		a.s.Log.Info("the call to a domain has returned", "domain", a.s.nameOf(uuid), "after", time.Since(since).Round(time.Millisecond), "err", err)
 	}
-	l.calls--
-	if a.line == l && !l.link.alive() {
-		a.retireLocked()
-	} else if l.retired && l.calls == 0 {
-		go l.link.close()
+	switch {
+	case l == nil:
+	case a.stopped || len(a.idle) >= maxAsking || !l.alive():
+		go l.close()
+	default:
+		a.idle = append(a.idle, l)
 	}
 	select {
 	case a.changed <- struct{}{}:
@@ -150,55 +152,13 @@ func (a *asker) ask(l *line, uuid string, fast bool) {
 	}
 }
 
-// retireLocked leaves the connection to the calls that are on it; the last one
-// closes it.
-func (a *asker) retireLocked() {
-	l := a.line
-	if l == nil {
-		return
-	}
-	a.line, l.retired = nil, true
-	if l.calls == 0 {
-		go l.link.close()
-	}
-}
-
-// openLocked opens a connection, one at a time, as this may hang as well.
-func (a *asker) openLocked(now time.Time) {
-	if a.opening || now.Before(a.retry) {
-		return
-	}
-	a.opening, a.retry = true, now.Add(time.Second)
-	go func() {
-		l, err := open(a.s.URI, nil, nil)
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.opening = false
-		switch {
-		case err != nil:
-			a.s.Log.Debug("connection for slow numbers", "err", err)
-		case !a.s.following.Load():
-			go l.close()
-		default:
-			a.line = &line{link: l}
-		}
-	}()
-}
-
-// due are the running domains whose slow numbers are old, the oldest first.
+// due are the running domains whose slow numbers are old.
 func (s *Source) due(now time.Time) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var uuids []string
 	for _, d := range s.order {
-		if d.desc.state != running || d.asking || d.ended {
-			continue
-		}
-		if d.due.IsZero() {
-			// The first time soon, later spread over the interval.
-			d.due = now
-		}
-		if !d.due.After(now) {
+		if d.desc.state == running && !d.asking && !d.ended && !d.due.After(now) {
 			uuids = append(uuids, d.desc.uuid)
 		}
 	}
@@ -214,20 +174,26 @@ func (s *Source) claim(uuid string, now time.Time) (fast, ok bool) {
 	if d == nil || d.asking {
 		return false, false
 	}
-	first := d.due.IsZero() || d.slow == nil
 	d.asking = true
-	d.due = now.Add(s.SlowInterval)
-	if first {
-		// A place of its own in the interval, so that not all are asked at once.
+	if d.due.IsZero() {
+		// The first time at once, then at a place of its own in the interval,
+		// so that not all are asked in the same moment.
 		h := fnv.New32a()
 		_, _ = h.Write([]byte(uuid))
-		d.due = now.Add(s.SlowInterval/2 + time.Duration(uint64(s.SlowInterval/2)*uint64(h.Sum32())>>32))
+		half := s.SlowInterval / 2
+		d.due = now.Add(half + time.Duration(float64(half)*float64(h.Sum32())/(1<<32)))
+	} else {
+		d.due = now.Add(s.SlowInterval)
 	}
 	return d.process == nil, true
 }
 
-// answered takes over a reading; nil when there is none.
-func (s *Source) answered(uuid string, r *reading) {
+// answered takes over a reading; nil when there is none, and err why.
+func (s *Source) answered(uuid string, r *reading, err error) {
+	if err != nil && !errors.Is(err, errGone) {
+		s.skip(skipFailed)
+		s.Log.Debug("slow numbers", "domain", uuid, "err", err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.domains[uuid]

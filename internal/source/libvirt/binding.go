@@ -29,9 +29,14 @@ var (
 
 // link is one connection to the daemon, opened read-only. Any call may take
 // forever; none changes anything.
+//
+// One call at a time is on it, and it is closed when none is: when two threads
+// share a connection and keep-alive ends it, libvirt 9.0 crashes, for the
+// second waits in the main loop of a client that the first has taken down.
 type link struct {
 	conn      *api.Connect
 	callbacks []int
+	mu        sync.Mutex // held during each call
 }
 
 // open connects. changed, when given, gets the UUID of every domain that may
@@ -96,8 +101,10 @@ func (l *link) prepare(changed func(uuid string), closed func()) error {
 	return nil
 }
 
-// close may take as long as any call.
+// close waits for the call that is under way, and may take as long as any.
 func (l *link) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, id := range l.callbacks {
 		_ = l.conn.DomainEventDeregister(id)
 	}
@@ -124,6 +131,8 @@ func is(err error, code api.ErrorNumber) bool {
 
 // ping asks the daemon for its version (virConnectGetLibVersion).
 func (l *link) ping() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	_, err := l.conn.GetLibVersion()
 	return err
 }
@@ -144,6 +153,8 @@ type listing struct {
 // list describes all domains (virConnectListAllDomains), but for those that
 // vanish meanwhile.
 func (l *link) list() (listing, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	domains, err := l.conn.ListAllDomains(0)
 	if err != nil {
 		return listing{}, fmt.Errorf("list domains: %w", err)
@@ -170,6 +181,8 @@ func (l *link) list() (listing, error) {
 
 // describe describes one domain; errGone when there is none of this UUID.
 func (l *link) describe(uuid string) (*description, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	d, err := l.conn.LookupDomainByUUIDString(uuid)
 	if err != nil {
 		return nil, domainError(uuid, err)
@@ -239,6 +252,8 @@ func stateOf(s api.DomainState) state {
 // could be read. The flag NOWAIT leaves out what another client's call on the
 // domain holds up, but not what QEMU itself does.
 func (l *link) statistics(uuid string, fast bool) (*reading, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	d, err := l.conn.LookupDomainByUUIDString(uuid)
 	if err != nil {
 		return nil, domainError(uuid, err)
@@ -268,26 +283,26 @@ func (l *link) statistics(uuid string, fast bool) (*reading, error) {
 func readingOf(s *api.DomainStats, at time.Time) *reading {
 	r := &reading{at: at}
 	if c := s.Cpu; c != nil {
-		r.cpu = value(c.TimeSet, c.Time, 1e-9)
-		r.cpuUser = value(c.UserSet, c.User, 1e-9)
-		r.cpuSystem = value(c.SystemSet, c.System, 1e-9)
+		r.cpu = seconds(c.TimeSet, c.Time)
+		r.cpuUser = seconds(c.UserSet, c.User)
+		r.cpuSystem = seconds(c.SystemSet, c.System)
 	}
 	if b := s.Balloon; b != nil {
-		r.current = value(b.CurrentSet, b.Current, 1024)
-		r.rss = value(b.RssSet, b.Rss, 1024)
+		r.current = kibibytes(b.CurrentSet, b.Current)
+		r.rss = kibibytes(b.RssSet, b.Rss)
 		// 0 is what a balloon without a driver in the guest says.
 		if b.LastUpdateSet && b.LastUpdate > 0 {
 			r.updated = time.Unix(int64(b.LastUpdate), 0)
-			r.unused = value(b.UnusedSet, b.Unused, 1024)
-			r.available = value(b.AvailableSet, b.Available, 1024)
-			r.usable = value(b.UsableSet, b.Usable, 1024)
-			r.cache = value(b.DiskCachesSet, b.DiskCaches, 1024)
+			r.unused = kibibytes(b.UnusedSet, b.Unused)
+			r.available = kibibytes(b.AvailableSet, b.Available)
+			r.usable = kibibytes(b.UsableSet, b.Usable)
+			r.cache = kibibytes(b.DiskCachesSet, b.DiskCaches)
 		}
 	}
 	for i := range s.Vcpu {
 		v := &s.Vcpu[i]
 		r.vcpus = append(r.vcpus, vcpuReading{
-			time: value(v.TimeSet, v.Time, 1e-9), wait: value(v.WaitSet, v.Wait, 1e-9), delay: value(v.DelaySet, v.Delay, 1e-9),
+			time: seconds(v.TimeSet, v.Time), wait: seconds(v.WaitSet, v.Wait), delay: seconds(v.DelaySet, v.Delay),
 		})
 	}
 	for i := range s.Block {
@@ -296,9 +311,9 @@ func readingOf(s *api.DomainStats, at time.Time) *reading {
 			continue
 		}
 		r.disks = append(r.disks, diskReading{device: b.Name, values: [diskFamilies]cgroup.Value{
-			value(b.RdBytesSet, b.RdBytes, 1), value(b.WrBytesSet, b.WrBytes, 1),
-			value(b.RdReqsSet, b.RdReqs, 1), value(b.WrReqsSet, b.WrReqs, 1),
-			value(b.RdTimesSet, b.RdTimes, 1e-9), value(b.WrTimesSet, b.WrTimes, 1e-9), value(b.FlTimesSet, b.FlTimes, 1e-9),
+			count(b.RdBytesSet, b.RdBytes), count(b.WrBytesSet, b.WrBytes),
+			count(b.RdReqsSet, b.RdReqs), count(b.WrReqsSet, b.WrReqs),
+			seconds(b.RdTimesSet, b.RdTimes), seconds(b.WrTimesSet, b.WrTimes), seconds(b.FlTimesSet, b.FlTimes),
 		}})
 	}
 	for i := range s.Net {
@@ -307,15 +322,21 @@ func readingOf(s *api.DomainStats, at time.Time) *reading {
 			continue
 		}
 		r.nets = append(r.nets, netReading{device: n.Name, values: [netFamilies]cgroup.Value{
-			value(n.RxBytesSet, n.RxBytes, 1), value(n.RxPktsSet, n.RxPkts, 1), value(n.RxErrsSet, n.RxErrs, 1), value(n.RxDropSet, n.RxDrop, 1),
-			value(n.TxBytesSet, n.TxBytes, 1), value(n.TxPktsSet, n.TxPkts, 1), value(n.TxErrsSet, n.TxErrs, 1), value(n.TxDropSet, n.TxDrop, 1),
+			count(n.RxBytesSet, n.RxBytes), count(n.RxPktsSet, n.RxPkts), count(n.RxErrsSet, n.RxErrs), count(n.RxDropSet, n.RxDrop),
+			count(n.TxBytesSet, n.TxBytes), count(n.TxPktsSet, n.TxPkts), count(n.TxErrsSet, n.TxErrs), count(n.TxDropSet, n.TxDrop),
 		}})
 	}
 	return r
 }
 
-func value(set bool, v uint64, scale float64) cgroup.Value {
-	return cgroup.Value{V: float64(v) * scale, OK: set}
+func count(set bool, v uint64) cgroup.Value { return cgroup.Value{V: float64(v), OK: set} }
+
+func seconds(set bool, nanoseconds uint64) cgroup.Value {
+	return cgroup.Value{V: float64(nanoseconds) / 1e9, OK: set}
+}
+
+func kibibytes(set bool, v uint64) cgroup.Value {
+	return cgroup.Value{V: float64(v) * 1024, OK: set}
 }
 
 // eventLoop is libvirt's own: the library has one for the whole process, it

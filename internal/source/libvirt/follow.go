@@ -14,6 +14,8 @@ import (
 const (
 	openDeadline = 10 * time.Second
 	callDeadline = 25 * time.Second // keep-alive ends a call on a frozen daemon after 20 s
+	describing   = 10 * time.Second // a domain's lock is held while it is being started
+	maxOpening   = 3                // at once, when the earlier ones hang
 	retryFirst   = 200 * time.Millisecond
 	retryLast    = 5 * time.Second
 )
@@ -87,17 +89,21 @@ func (s *Source) session(ctx context.Context) error {
 			return nil
 		case <-lost:
 			err = errors.New("the connection was closed by libvirt")
-			s.health.begin()
+			s.health.begin(0)
 			s.health.end(err)
 			return err
 		case <-s.wake:
-			err = s.refresh(ctx, l)
+			if err = s.ping(ctx, l); err == nil {
+				err = s.refresh(ctx, l)
+			}
 			look.now()
 		case <-rescan.C:
-			err = s.list(ctx, l)
+			if err = s.ping(ctx, l); err == nil {
+				err = s.list(ctx, l)
+			}
 			look.now()
 		case <-ping.C:
-			_, err = call(ctx, s, callDeadline, nil, func() (struct{}, error) { return struct{}{}, l.ping() })
+			err = s.ping(ctx, l)
 			look.again()
 		}
 		if err != nil {
@@ -134,12 +140,28 @@ func (l *looker) look() {
 }
 
 func (s *Source) connect(ctx context.Context, closed func()) (*link, error) {
-	return call(ctx, s, openDeadline, func(l *link) { l.close() }, func() (*link, error) { return open(s.URI, s.mark, closed) })
+	// Opening has no keep-alive yet: on a frozen daemon it takes forever.
+	select {
+	case s.opening <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return call(ctx, s, 0, openDeadline, func(l *link) { l.close() }, func() (*link, error) {
+		defer func() { <-s.opening }()
+		return open(s.URI, s.mark, closed)
+	})
+}
+
+// ping sees whether the daemon is well, before it is asked something that may
+// take its time.
+func (s *Source) ping(ctx context.Context, l *link) error {
+	_, err := call(ctx, s, 0, callDeadline, nil, func() (struct{}, error) { return struct{}{}, l.ping() })
+	return err
 }
 
 func (s *Source) list(ctx context.Context, l *link) error {
 	s.takeDirty() // the listing is newer
-	got, err := call(ctx, s, callDeadline, nil, l.list)
+	got, err := call(ctx, s, describing, callDeadline, nil, l.list)
 	if err != nil {
 		return err
 	}
@@ -159,7 +181,7 @@ func (s *Source) unclear(errs []error) {
 func (s *Source) refresh(ctx context.Context, l *link) error {
 	uuids := s.takeDirty()
 	var errs []error
-	changed, err := call(ctx, s, callDeadline, nil, func() (map[string]*description, error) {
+	changed, err := call(ctx, s, describing, callDeadline, nil, func() (map[string]*description, error) {
 		changed := map[string]*description{}
 		for _, uuid := range uuids {
 			d, err := l.describe(uuid)
@@ -183,14 +205,15 @@ func (s *Source) refresh(ctx context.Context, l *link) error {
 }
 
 // call makes one call of libvirt in a goroutine of its own, as any may take
-// forever, and notes for the Source's health how it went. A call that is given
+// forever, and notes for the Source's health how it went; longer is what it may
+// take beyond a mere answer. A call that is given
 // up goes on by itself; discard gets what it returns in the end.
-func call[T any](ctx context.Context, s *Source, deadline time.Duration, discard func(T), f func() (T, error)) (T, error) {
+func call[T any](ctx context.Context, s *Source, longer, deadline time.Duration, discard func(T), f func() (T, error)) (T, error) {
 	type result struct {
 		v   T
 		err error
 	}
-	s.health.begin()
+	s.health.begin(longer)
 	done := make(chan result, 1)
 	go func() {
 		v, err := f()

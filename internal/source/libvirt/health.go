@@ -20,7 +20,7 @@ type health struct {
 	patience time.Duration
 
 	mu       sync.Mutex
-	began    time.Time // of the call that is under way; zero: none
+	began    time.Time // of the call that is under way, or when it may be waited for; zero: none
 	failing  time.Time // when the first of the calls began that have failed in a row
 	err      error     // of the last one
 	failures int
@@ -29,12 +29,13 @@ type health struct {
 	reported time.Time // since when, of the trouble that was logged
 }
 
-// begin notes that the daemon is asked something, end how that ended. There
-// is one such call at a time.
-func (h *health) begin() {
+// begin notes that the daemon is asked something, which may take this much
+// longer than a mere answer, and end how that ended. There is one such call at
+// a time.
+func (h *health) begin(longer time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.began = time.Now()
+	h.began = time.Now().Add(longer)
 }
 
 func (h *health) end(err error) {
@@ -70,15 +71,36 @@ func (h *health) absent() bool {
 	return h.missing
 }
 
+// silent reports whether the daemon has not answered for longer than is
+// patient.
+func (h *health) silent() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	since, _ := h.trouble()
+	return !since.IsZero() && time.Since(since) >= h.patience
+}
+
+// there reports whether there has ever been a daemon.
+func (h *health) there() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.known
+}
+
+// trouble is since when a good answer is missing, and why.
+func (h *health) trouble() (since time.Time, err error) {
+	if h.failing.IsZero() {
+		return h.began, errSilent
+	}
+	return h.failing, h.err
+}
+
 // check returns an error when the daemon has not given a good answer for
 // longer than is patient, and logs when that begins and ends.
 func (h *health) check(now time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	since, err := h.failing, h.err
-	if since.IsZero() {
-		since, err = h.began, errSilent
-	}
+	since, err := h.trouble()
 	switch {
 	case since.IsZero():
 		if !h.reported.IsZero() {

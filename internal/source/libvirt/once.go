@@ -29,28 +29,21 @@ func (s *Source) askOnce(ctx context.Context) error {
 		return err
 	}
 	s.attachAll()
+	uuids := s.due(time.Now().Add(s.SlowInterval))
+	queue := make(chan string, len(uuids))
+	for _, uuid := range uuids {
+		queue <- uuid
+	}
+	close(queue)
 	var wg sync.WaitGroup
-	slots := make(chan struct{}, maxAsking)
-	for _, uuid := range s.due(time.Now().Add(s.SlowInterval)) {
-		fast, ok := s.claim(uuid, time.Now())
-		if !ok {
-			continue
-		}
-		wg.Go(func() {
-			slots <- struct{}{}
-			r, err := l.statistics(uuid, fast)
-			<-slots
-			if err != nil && !errors.Is(err, errGone) {
-				s.skip(skipFailed)
-				s.Log.Debug("slow numbers", "domain", uuid, "err", err)
-			}
-			s.answered(uuid, r)
-		})
+	for range min(maxAsking, max(1, len(uuids))) {
+		own := l // the first takes the one that there is
+		l = nil
+		wg.Go(func() { s.askEach(ctx, own, queue) })
 	}
 	done := make(chan struct{})
 	go func() {
 		wg.Wait()
-		l.close()
 		close(done)
 	}()
 	select {
@@ -59,6 +52,27 @@ func (s *Source) askOnce(ctx context.Context) error {
 		s.skip(skipLate)
 	}
 	return nil
+}
+
+// askEach asks for the slow numbers of the domains in the queue, one after the
+// other.
+func (s *Source) askEach(ctx context.Context, l *link, queue <-chan string) {
+	if l == nil {
+		var err error
+		if l, err = open(s.URI, nil, nil); err != nil {
+			return
+		}
+	}
+	defer l.close()
+	for uuid := range queue {
+		if ctx.Err() != nil {
+			return
+		}
+		if fast, ok := s.claim(uuid, time.Now()); ok {
+			r, err := l.statistics(uuid, fast)
+			s.answered(uuid, r, err)
+		}
+	}
 }
 
 // listOnce returns the connection on which it has listed the domains, nil when
@@ -73,7 +87,7 @@ func (s *Source) listOnce(ctx context.Context) (*link, error) {
 		link *link
 		got  listing
 	}
-	got, err := call(ctx, s, callDeadline, func(r result) { r.link.close() }, func() (result, error) {
+	got, err := call(ctx, s, describing, callDeadline, func(r result) { r.link.close() }, func() (result, error) {
 		defer func() { <-s.onceBusy }()
 		l, err := open(s.URI, nil, nil)
 		if err != nil {

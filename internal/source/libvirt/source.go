@@ -37,7 +37,8 @@ type inner struct {
 	health    health
 	skipped   *prometheus.CounterVec
 	wake      chan struct{} // something is dirty
-	onceBusy  chan struct{} // holds a token while Sample or Guests asks by itself
+	onceBusy  chan struct{} // holds a token while Sample lists by itself
+	opening   chan struct{} // holds a token for each connection that Run is opening
 
 	mu      sync.Mutex // guards what follows, never held during a call of libvirt
 	domains map[string]*domain
@@ -82,6 +83,7 @@ func (s *Source) setup() {
 			s.skipped.WithLabelValues(reason)
 		}
 		s.wake, s.onceBusy = make(chan struct{}, 1), make(chan struct{}, 1)
+		s.opening = make(chan struct{}, maxOpening)
 		s.domains, s.dirty, s.tables = map[string]*domain{}, map[string]bool{}, map[string]*netTable{}
 		s.layout = s.Layout
 		for i, state := range states() {

@@ -1,0 +1,84 @@
+//go:build cgo
+
+package libvirt
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"fanin/internal/e2e/rig"
+	"fanin/internal/sample"
+
+	api "libvirt.org/go/libvirt"
+)
+
+func sampleOnce(t *testing.T, s *Source) []sample.Point {
+	t.Helper()
+	var b sample.Batch
+	if err := s.Sample(t.Context(), &b); err != nil {
+		t.Error(err)
+	}
+	return b.Points
+}
+
+// The library's own test driver: domains that libvirt says are running and
+// that have no process, and its events.
+func TestDriver(t *testing.T) {
+	rig.Need(t, "libvirtd") // the library comes with it
+	const uri = "test:///default"
+	log := &logBook{}
+	s := &Source{URI: uri, Log: log.logger()}
+	points := sampleOnce(t, s)
+	if v, reason, _, ok := upOf(tick{points: points}, "test"); !ok || v != 1 || reason != "" {
+		t.Fatalf("the test domain is %v %q (%v), want up", v, reason, ok)
+	}
+	_ = s.Close()
+
+	if err := eventLoop.acquire(); err != nil {
+		t.Fatal(err)
+	}
+	defer eventLoop.release()
+	c, err := api.NewConnect(uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	run(t, s)
+	tape := record(t, s, 50*time.Millisecond)
+	rig.Eventually(t, 5*time.Second, func() error {
+		_, _, _, ok := upOf(tape.last(), "test")
+		if !ok {
+			return tape.last().err
+		}
+		return nil
+	})
+	d, err := c.LookupDomainByName("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Free()
+	for _, step := range []struct {
+		do     func() error
+		reason string
+	}{
+		{d.Suspend, "paused"}, {d.Resume, ""}, {d.Destroy, "stopped"}, {d.Create, ""},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		rig.Eventually(t, 2*time.Second, func() error {
+			if _, reason, _, ok := upOf(tape.last(), "test"); !ok || reason != step.reason {
+				return &wrong{reason, step.reason}
+			}
+			return nil
+		})
+	}
+	if strings.Contains(log.String(), "level=ERROR") {
+		t.Errorf("log:\n%s", log)
+	}
+}
+
+type wrong struct{ got, want string }
+
+func (w *wrong) Error() string { return "reason " + w.got + ", want " + w.want }

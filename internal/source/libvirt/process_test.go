@@ -1,0 +1,182 @@
+//go:build cgo
+
+package libvirt
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"fanin/internal/cgroup"
+	"fanin/internal/e2e/rig"
+	"fanin/internal/sample"
+)
+
+// pretender is a process that looks like the QEMU of a domain.
+func pretender(t testing.TB, uuid string) *rig.Process {
+	t.Helper()
+	rig.Need(t, "busybox")
+	busybox, _ := exec.LookPath("busybox")
+	b, err := os.ReadFile(busybox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "busybox-qemu")
+	if err := os.WriteFile(file, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p := rig.Start(t, file, "sh", "-c", "while :; do read x </dev/zero; done", "x", "-name", "guest=a", "-uuid", uuid)
+	rig.Eventually(t, 5*time.Second, func() error {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.Cmd.Process.Pid))
+		if err == nil && !strings.Contains(string(line), uuid) {
+			err = errors.New("it is not yet its own program")
+		}
+		return err
+	})
+	return p
+}
+
+const (
+	uuidA = "0dd300f7-a448-4de2-b4f0-728a8f24ce4a"
+	uuidB = "6ec1bb12-ab47-402e-88e2-aa4aad9863cd"
+)
+
+// A process is found by its UUID alone, and whoever has it open never reads
+// another one.
+func TestProcess(t *testing.T) {
+	a := pretender(t, uuidA)
+	pid := a.Cmd.Process.Pid
+	found, err := find("/proc", map[string]bool{uuidA: true, uuidB: true})
+	if err != nil || len(found) != 1 || found[uuidA] != pid {
+		t.Fatalf("found %v, %v, want only process %d", found, err, pid)
+	}
+	if _, err := attach("/proc", pid, uuidB, nil); !errors.Is(err, cgroup.ErrGone) {
+		t.Errorf("a process of another domain: %v, want ErrGone", err)
+	}
+	if _, err := attach("/proc", os.Getpid(), uuidA, nil); !errors.Is(err, cgroup.ErrGone) {
+		t.Errorf("a process that is no QEMU: %v, want ErrGone", err)
+	}
+	layout, err := cgroup.Detect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := attach("/proc", pid, uuidA, layout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	if p.group != nil {
+		t.Errorf("group %s, want none: it is not one of libvirt's", p.group.Path())
+	}
+	if got := float64(time.Now().UnixNano())/1e9 - p.started; math.Abs(got) > 5 {
+		t.Errorf("started %.1f s ago, want a moment", got)
+	}
+	s, err := p.read()
+	if err != nil || s.rssPages == 0 {
+		t.Errorf("read %+v, %v", s, err)
+	}
+	a.Stop(time.Second)
+	if s, err := p.read(); !errors.Is(err, cgroup.ErrGone) {
+		t.Errorf("after its end: %+v, %v, want ErrGone", s, err)
+	}
+	if _, err := attach("/proc", pid, uuidA, nil); !errors.Is(err, cgroup.ErrGone) {
+		t.Errorf("attach after its end: %v, want ErrGone", err)
+	}
+}
+
+func source(t testing.TB, domains int) *Source {
+	t.Helper()
+	a := pretender(t, uuidA)
+	s := &Source{}
+	s.setup()
+	t.Cleanup(func() { _ = s.Close() })
+	var got listing
+	for i := range domains {
+		got.all = append(got.all, &description{
+			uuid: fmt.Sprintf("%s%d", uuidA, i), name: fmt.Sprintf("d%d", i), id: i, state: running, persistent: true,
+			definition: definition{vcpus: 1, memory: 1 << 30, nics: []nic{{device: "lo"}}},
+		})
+	}
+	s.replace(got)
+	for _, d := range s.order {
+		p, err := attach("/proc", a.Cmd.Process.Pid, uuidA, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.process = p
+	}
+	s.arrangeLocked()
+	return s
+}
+
+// A steady tick allocates nothing.
+func TestSteadyTickAllocatesNothing(t *testing.T) {
+	s := source(t, 20)
+	var b sample.Batch
+	do := func() {
+		b.Points = b.Points[:0]
+		if err := s.sampleAll(&b, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do()
+	if n := len(of([]tick{{points: b.Points}}, "testbed_guest_network_receive_bytes_total")); n != 20 {
+		t.Fatalf("%d points of network, want 20", n)
+	}
+	if n := testing.AllocsPerRun(100, do); n > 0 {
+		t.Errorf("%.1f allocations in a tick of 20 domains, want 0", n)
+	}
+}
+
+func BenchmarkSteadyTick(b *testing.B) {
+	for _, n := range []int{1, 100} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			s := source(b, n)
+			var batch sample.Batch
+			b.ReportAllocs()
+			for b.Loop() {
+				batch.Points = batch.Points[:0]
+				_ = s.sampleAll(&batch, true)
+			}
+		})
+	}
+}
+
+// What a balloon driver said an hour ago is not the present.
+func TestStaleBalloon(t *testing.T) {
+	s := source(t, 1)
+	d := s.order[0]
+	some := func(v float64) cgroup.Value { return cgroup.Value{V: v, OK: true} }
+	now := time.Now()
+	for _, c := range []struct {
+		age  time.Duration
+		want int
+	}{{10 * time.Second, 1}, {time.Hour, 0}} {
+		now = now.Add(time.Second)
+		s.answered(d.desc.uuid, &reading{at: now, updated: now.Add(-c.age), current: some(1 << 29), available: some(900 << 20), usable: some(644 << 20)}, nil)
+		var b sample.Batch
+		if err := s.sampleAll(&b, true); err != nil {
+			t.Fatal(err)
+		}
+		ticks := []tick{{points: b.Points}}
+		p := of(ticks, "testbed_guest_memory")
+		if len(p) != c.want || c.want == 1 && p[0].V != 50 {
+			t.Errorf("%s old: memory %v, want %d points of 50 percent", c.age, p, c.want)
+		}
+		if p := of(ticks, "testbed_guest_memory_working_set_bytes"); len(p) != c.want {
+			t.Errorf("%s old: working set %v, want %d points", c.age, p, c.want)
+		}
+		if p := of(ticks, "testbed_guest_memory_stats_age_seconds"); len(p) != 1 || p[0].V != c.age.Seconds() {
+			t.Errorf("age %v, want %s", p, c.age)
+		}
+		if p := of(ticks, "testbed_guest_memory_limit_bytes"); len(p) != 1 || len(of(ticks, "testbed_guest_up")) != 1 {
+			t.Errorf("limit %v, want one point", p)
+		}
+	}
+}
