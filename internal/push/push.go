@@ -28,6 +28,8 @@ const (
 	defaultMaxBackoff = 30 * time.Second
 	// maxRetryAfter bounds how long a receiver can make us wait.
 	maxRetryAfter = time.Minute
+	// repeatRefusal is how long a reason has to be away to be news again.
+	repeatRefusal = 10 * time.Minute
 )
 
 // Headers beside those of remote write 1.0.
@@ -124,7 +126,8 @@ type run struct {
 
 	failures  int // in a row
 	greeted   bool
-	rejecting string // what the receiver said to the records dropped before
+	rejecting string               // what the receiver said to the records dropped before
+	refusing  map[string]time.Time // when each reason was given last
 
 	attempts, retries *prometheus.CounterVec
 	success           prometheus.Gauge
@@ -137,6 +140,7 @@ func (p *Pusher) newRun(ctx context.Context) *run {
 		Pusher:   p,
 		stopping: ctx.Done(),
 		log:      p.Log,
+		refusing: make(map[string]time.Time),
 		attempts: m.NewCounterVec(prometheus.CounterOpts{Name: "fanin_push_attempts_total", Help: "Attempts to deliver a record, by what came of it."}, []string{"outcome"}),
 		retries:  m.NewCounterVec(prometheus.CounterOpts{Name: "fanin_push_retries_total", Help: "Attempts that have to be made again, by reason."}, []string{"reason"}),
 		success:  m.NewGauge(prometheus.GaugeOpts{Name: "fanin_push_last_success_timestamp_seconds", Help: "When the receiver last took a record, in seconds since 1970; 0 for never."}),
@@ -173,6 +177,7 @@ func (r *run) deliver(drain context.Context, record spool.Record) bool {
 			}
 			r.Spool.Ack(record.Number)
 			r.worked()
+			r.sayRefused(v.refused)
 			return true
 		case never:
 			r.Spool.Drop(record.Number, v.reason)
@@ -244,9 +249,26 @@ func (r *run) worked() {
 	if t := r.trouble.Swap(nil); t != nil {
 		r.log.Info("samples are delivered again", "after", time.Since(t.since).Round(time.Millisecond), "failures", r.failures, "pending", r.Spool.Ledger().Pending)
 	} else if !r.greeted {
-		r.log.Info("samples are delivered")
+		r.log.Info("the receiver answers")
 	}
 	r.failures, r.greeted, r.rejecting = 0, true, ""
+}
+
+// sayRefused logs a reason when it is new, or was not given for a while: some
+// refusals are the order of the day (a container that is no guest), and each
+// is counted.
+func (r *run) sayRefused(refused []refusal) {
+	now := time.Now()
+	for _, one := range refused {
+		last, known := r.refusing[one.reason]
+		if !known && len(r.refusing) >= maxRefusals {
+			continue
+		}
+		r.refusing[one.reason] = now
+		if !known || now.Sub(last) > repeatRefusal {
+			r.log.Warn("the receiver refuses samples", "reason", one.reason, "samples", one.samples)
+		}
+	}
 }
 
 func (r *run) rejected(v verdict, record spool.Record) {

@@ -132,7 +132,11 @@ func TestRequest(t *testing.T) {
 	s := newSpool(t)
 	fill(t, s, 20)
 	s.Finish()
-	p := &Pusher{URL: server.URL + "/api/v1/write", Client: client(t, config.HTTPClientConfig{}), Spool: s, Node: "main-host", Interval: 100 * time.Millisecond}
+	var log bytes.Buffer
+	p := &Pusher{
+		URL: server.URL + "/api/v1/write", Client: client(t, config.HTTPClientConfig{}), Spool: s, Node: "main-host", Interval: 100 * time.Millisecond,
+		Log: slog.New(slog.NewTextHandler(&log, nil)),
+	}
 	if err := p.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -165,6 +169,9 @@ func TestRequest(t *testing.T) {
 	l := s.Ledger()
 	if l.Delivered != 100 || l.Refused["not_active"] != 60 || l.Refused["wrong_host"] != 40 || len(l.Refused) != 2 {
 		t.Errorf("ledger: %s", account(s))
+	}
+	if strings.Count(log.String(), "the receiver refuses samples") != 2 || strings.Count(log.String(), "\n") != 3 {
+		t.Errorf("the log says\n%s\nwant each reason once", log.String())
 	}
 }
 

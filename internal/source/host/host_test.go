@@ -417,3 +417,15 @@ func FuzzParseMountinfo(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkSample(b *testing.B) {
+	s := new(Source)
+	var batch sample.Batch
+	b.ReportAllocs()
+	for b.Loop() {
+		batch.Points = batch.Points[:0]
+		if err := s.Sample(b.Context(), &batch); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
