@@ -61,6 +61,9 @@ func checkWebConfig(file string) error {
 }
 
 func makeToken(node string) error {
+	if !deployment.ValidName(node) {
+		return fmt.Errorf("%q is no valid host name", node)
+	}
 	token := rand.Text()
 	hash := sha256.Sum256([]byte(token))
 	fmt.Printf("token for the pusher on %s (its --push.bearer-token-file):\n%s\n", node, token)

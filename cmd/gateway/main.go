@@ -8,19 +8,15 @@ import (
 	"os"
 
 	"github.com/alecthomas/kingpin/v2"
-	"github.com/prometheus/common/version"
 
 	"fanin/internal/daemon"
 )
 
 func main() {
-	app := kingpin.New("gateway", "Takes samples from the testbed's pushers, checks them against the active deployments, and serves them to Prometheus and as pages.")
-	app.Version(version.Print("gateway"))
-	app.HelpFlag.Short('h')
-	logger := daemon.LogFlags(app)
+	app, logger := daemon.App("gateway", "Takes samples from the testbed's pushers, checks them against the active deployments, and serves them to Prometheus and as pages.")
+	o := flags(app)
 
 	run := app.Command("run", "Run the gateway (the default).").Default()
-	options := runFlags(run)
 
 	check := app.Command("check", "Check files without starting anything.")
 	checkState := check.Command("state", "Check deployments' state files.")
@@ -41,7 +37,7 @@ func main() {
 	var err error
 	switch kingpin.MustParse(app.Parse(os.Args[1:])) {
 	case run.FullCommand():
-		err = runGateway(context.Background(), logger(), options)
+		err = runGateway(context.Background(), logger(), o)
 	case checkState.FullCommand():
 		err = checkStates(*stateFiles)
 	case checkFolder.FullCommand():

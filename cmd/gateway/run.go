@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
@@ -40,37 +42,37 @@ type options struct {
 	grafana string
 }
 
-func runFlags(cmd *kingpin.CmdClause) *options {
+func flags(app *kingpin.Application) *options {
 	o := &options{}
-	cmd.Flag("web.listen-address", "Address to listen on; may be given several times.").
+	app.Flag("web.listen-address", "Address to listen on; may be given several times.").
 		Default("127.0.0.1:9370").StringsVar(&o.listen)
-	cmd.Flag("web.config.file", "File with TLS and user settings, in the format of the Prometheus exporter toolkit.").
+	app.Flag("web.config.file", "File with TLS and user settings, in the format of the Prometheus exporter toolkit.").
 		PlaceHolder("FILE").StringVar(&o.webConfig)
-	cmd.Flag("testbedos.settings", "TestbedOS' settings folder; \"\" for none.").
+	app.Flag("testbedos.settings", "TestbedOS' settings folder; \"\" for none.").
 		Default("/var/lib/testbedos").StringVar(&o.settings)
-	cmd.Flag("state.glob", "Pattern of <project>-state.json files whose deployments are active by being there; may be given several times.").
+	app.Flag("state.glob", "Pattern of <project>-state.json files whose deployments are active by being there; may be given several times.").
 		PlaceHolder("PATTERN").StringsVar(&o.stateGlobs)
-	cmd.Flag("state.interval", "How often to look whether those files have changed.").
+	app.Flag("state.interval", "How often to look whether those files have changed.").
 		Default("1s").DurationVar(&o.poll)
-	cmd.Flag("push.nodes-file", "File with the token of each node that may push. Without it, senders on this machine are believed.").
+	app.Flag("push.nodes-file", "File with the token of each node that may push. Without it, senders on this machine are believed.").
 		PlaceHolder("FILE").StringVar(&o.nodesFile)
-	cmd.Flag("push.max-body-bytes", "Largest body of a push, compressed.").
+	app.Flag("push.max-body-bytes", "Largest body of a push, compressed.").
 		Default("2097152").Int64Var(&o.maxBody)
-	cmd.Flag("push.max-decoded-bytes", "Largest body of a push, decompressed.").
+	app.Flag("push.max-decoded-bytes", "Largest body of a push, decompressed.").
 		Default("8388608").IntVar(&o.limits.Decoded)
-	cmd.Flag("push.max-series", "Most series in one push.").
+	app.Flag("push.max-series", "Most series in one push.").
 		Default("10000").IntVar(&o.limits.Series)
-	cmd.Flag("push.max-samples", "Most samples in one push.").
+	app.Flag("push.max-samples", "Most samples in one push.").
 		Default("20000").IntVar(&o.limits.Samples)
-	cmd.Flag("push.max-labels", "Most labels of one series.").
+	app.Flag("push.max-labels", "Most labels of one series.").
 		Default("30").IntVar(&o.limits.Labels)
-	cmd.Flag("push.max-node-series", "Most series of one node.").
+	app.Flag("push.max-node-series", "Most series of one node.").
 		Default("20000").IntVar(&o.nodeSeries)
-	cmd.Flag("window.max-series", "Most series of all nodes.").
+	app.Flag("window.max-series", "Most series of all nodes.").
 		Default("1000000").IntVar(&o.maxSeries)
-	cmd.Flag("scrape.max-age", "Samples older than this are refused: a Prometheus without an out-of-order window takes one hour.").
+	app.Flag("scrape.max-age", "Samples older than this are refused: a Prometheus without an out-of-order window takes one hour.").
 		Default("50m").DurationVar(&o.maxAge)
-	cmd.Flag("grafana.url", "Base address of Grafana as the reader's browser sees it (/grafana behind the shipped Nginx); graphs are embedded when it is set.").
+	app.Flag("grafana.url", "Base address of Grafana as the reader's browser sees it (/grafana behind the shipped Nginx); graphs are embedded when it is set.").
 		PlaceHolder("URL").StringVar(&o.grafana)
 	return o
 }
@@ -81,9 +83,14 @@ const (
 )
 
 func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
+	for _, pattern := range o.stateGlobs {
+		if _, err := filepath.Match(pattern, ""); err != nil {
+			return fmt.Errorf("--state.glob %q: %w", pattern, err)
+		}
+	}
 	nodes, err := admission.NewNodes(o.nodesFile, log)
 	if err != nil {
-		return err
+		return fmt.Errorf("--push.nodes-file: %w", err)
 	}
 	server := &daemon.Server{Addresses: o.listen, WebConfig: o.webConfig, Log: log}
 	if err := server.Listen(); err != nil {
@@ -98,7 +105,6 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	if err := watcher.Register(registry); err != nil {
 		return err
 	}
-	watcher.Load()
 
 	book := &presence.Book{}
 	store := &window.Store{MaxSeries: o.maxSeries}
@@ -123,6 +129,7 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	if server.Handler, err = routes(registry, endpoint, pages, board); err != nil {
 		return err
 	}
+	watcher.Load()
 	if nodes.Open() {
 		log.Warn("no --push.nodes-file: every process on this machine may push under any host name; pushes from elsewhere are refused")
 	}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/common/version"
 
 	"fanin/internal/daemon"
 	"fanin/internal/push"
@@ -20,12 +19,8 @@ import (
 )
 
 func main() {
-	app := kingpin.New("pusher", "Samples this host and the guests on it, and pushes what it saw to a gateway.")
-	app.Version(version.Print("pusher"))
-	app.HelpFlag.Short('h')
-	app.UsageWriter(os.Stdout)
+	app, logger := daemon.App("pusher", "Samples this host and the guests on it, and pushes what it saw to a gateway.")
 	o := flags(app)
-	logger := daemon.LogFlags(app)
 
 	run := app.Command("run", "Sample and push until stopped (the default).").Default()
 	once := app.Command("once", "Sample twice, an interval apart, and print one page of metrics; fails when a source fails.")

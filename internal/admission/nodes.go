@@ -12,12 +12,13 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
 
 	"go.yaml.in/yaml/v4"
+
+	"fanin/internal/deployment"
 )
 
 // NodeHeader carries the sender's own name. It is believed only where no
@@ -183,19 +184,20 @@ func (n *Nodes) read() error {
 	return nil
 }
 
-var nodeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
-
 const minToken = 16
+
+// secret is what the file says of a node.
+type secret struct {
+	Token       string `yaml:"token"`
+	TokenSHA256 string `yaml:"token_sha256"`
+}
 
 func parseNodes(content []byte) (map[[sha256.Size]byte]string, error) {
 	if len(content) > maxNodesFile {
 		return nil, fmt.Errorf("is larger than %d bytes", maxNodesFile)
 	}
 	var file struct {
-		Nodes map[string]struct {
-			Token       string `yaml:"token"`
-			TokenSHA256 string `yaml:"token_sha256"`
-		} `yaml:"nodes"`
+		Nodes map[string]secret `yaml:"nodes"`
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	decoder.KnownFields(true)
@@ -203,13 +205,13 @@ func parseNodes(content []byte) (map[[sha256.Size]byte]string, error) {
 		return nil, err
 	}
 	if len(file.Nodes) == 0 {
-		return nil, errors.New("names no node; write for example\nnodes:\n  main-host: {token: a-long-random-word}")
+		return nil, errors.New("names no node; `gateway token NAME` prints the line for one")
 	}
 	byToken := make(map[[sha256.Size]byte]string, len(file.Nodes))
 	for name, node := range file.Nodes {
 		var hash [sha256.Size]byte
 		switch {
-		case !nodeName.MatchString(name):
+		case !deployment.ValidName(name):
 			return nil, fmt.Errorf("%q is no valid host name", name)
 		case (node.Token == "") == (node.TokenSHA256 == ""):
 			return nil, fmt.Errorf("node %s needs either token or token_sha256", name)

@@ -19,6 +19,7 @@ import (
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/common/promslog"
+	"github.com/prometheus/common/version"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -56,15 +57,19 @@ func Run(ctx context.Context, log *slog.Logger, tasks ...Task) error {
 	return group.Wait()
 }
 
-// LogFlags adds --log.level and --log.format. The logger is built from what
-// they say, after parsing.
-func LogFlags(app *kingpin.Application) (logger func() *slog.Logger) {
+// App starts a program's command line: --help, --version, --log.level and
+// --log.format. The logger is built from what these say, after parsing.
+func App(program, help string) (app *kingpin.Application, logger func() *slog.Logger) {
+	app = kingpin.New(program, help)
+	app.UsageWriter(os.Stdout)
+	app.Version(version.Print(program))
+	app.HelpFlag.Short('h')
 	config := &promslog.Config{Level: promslog.NewLevel(), Format: promslog.NewFormat()}
 	app.Flag("log.level", "Least severity to log: debug, info, warn or error.").
 		Default("info").SetValue(config.Level)
 	app.Flag("log.format", "Form of the log: logfmt or json.").
 		Default("logfmt").SetValue(config.Format)
-	return func() *slog.Logger { return promslog.New(config) }
+	return app, func() *slog.Logger { return promslog.New(config) }
 }
 
 // NewRegistry returns a registry that already tells about the process, the Go

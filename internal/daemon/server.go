@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/common/version"
@@ -103,10 +104,11 @@ func (s *Server) close() {
 	s.listeners = nil
 }
 
-// CheckWebConfig reports what is wrong with a web configuration file.
+// CheckWebConfig reports, in one line, what is wrong with a web configuration
+// file.
 func CheckWebConfig(file string) error {
 	if err := web.Validate(file); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
+		return fmt.Errorf("%s: %s", file, strings.Join(strings.Fields(err.Error()), " "))
 	}
 	return nil
 }
