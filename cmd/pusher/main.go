@@ -67,7 +67,7 @@ func runPusher(ctx context.Context, log *slog.Logger, o *options) error {
 	if err != nil {
 		return err
 	}
-	defer queue.Close()
+	defer func() { _ = queue.Close() }() // which logs what is lost
 	commit := newCommitter(queue, log, registry)
 	clock := &sampler.Sampler{Sources: sources, Interval: o.interval, Output: commit.points, Log: log, Metrics: registry}
 	delivery := &push.Pusher{URL: o.url, Client: client, Spool: queue, Node: o.node, Interval: o.interval, Log: log, Metrics: registry}

@@ -53,7 +53,7 @@ func TestStockPrometheus(t *testing.T) {
 	rig.Start(t, "prometheus", "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+listen, "--web.enable-remote-write-receiver")
 	rig.Eventually(t, 60*time.Second, func() error {
 		if l := s.Ledger(); l.Pending > 0 {
-			return fmt.Errorf("%d pending, trouble: %v", l.Pending, p.Trouble())
+			return fmt.Errorf("%d pending, trouble: %w", l.Pending, p.Trouble())
 		}
 		return nil
 	})

@@ -178,7 +178,7 @@ func TestWaiting(t *testing.T) {
 		if g := <-got; string(g.r.Body) != "y" {
 			t.Errorf("Next after Finish = %q, %v; want the record that is left", g.r.Body, g.err)
 		}
-		if _, err := s.Next(t.Context(), 2); err != io.EOF {
+		if _, err := s.Next(t.Context(), 2); !errors.Is(err, io.EOF) {
 			t.Errorf("Next after the last: %v, want EOF", err)
 		}
 		if err := s.Close(); err != nil {

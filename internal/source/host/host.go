@@ -127,10 +127,20 @@ func (s *Source) start() error {
 		series **sample.Series
 		family *sample.Family
 	}{
-		{&f.cpus, CPUs}, {&f.load1, Load1}, {&f.load5, Load5}, {&f.load15, Load15}, {&f.bootTime, BootTime},
-		{&f.total, MemoryTotal}, {&f.available, MemoryAvailable}, {&f.free, MemoryFree},
-		{&f.cached, MemoryCached}, {&f.buffers, MemoryBuffers}, {&f.swapTotal, SwapTotal}, {&f.swapFree, SwapFree},
-		{&f.legacyCPU, LegacyCPU}, {&f.legacyMemory, LegacyMemory},
+		{&f.cpus, CPUs},
+		{&f.load1, Load1},
+		{&f.load5, Load5},
+		{&f.load15, Load15},
+		{&f.bootTime, BootTime},
+		{&f.total, MemoryTotal},
+		{&f.available, MemoryAvailable},
+		{&f.free, MemoryFree},
+		{&f.cached, MemoryCached},
+		{&f.buffers, MemoryBuffers},
+		{&f.swapTotal, SwapTotal},
+		{&f.swapFree, SwapFree},
+		{&f.legacyCPU, LegacyCPU},
+		{&f.legacyMemory, LegacyMemory},
 	} {
 		*one.series = sample.New(one.family)
 	}
