@@ -96,8 +96,11 @@ func TestVerdicts(t *testing.T) {
 		{"a host that counts", "client-1", []string{"__name__", "testbed_host_guests", "guest_type", "docker", "project", "x"}, `testbed_host_guests{exported_project="x",guest_type="docker",host_name="client-1"}`},
 		{"a stock sender with our label", "client-1", []string{"__name__", "app", "guest_type", "docker"}, `app{exported_guest_type="docker",host_name="client-1"}`},
 		{"a stock sender", "client-1", []string{"__name__", "node_load1", "instance", "x:9100", "job", "node"}, `node_load1{host_name="client-1",instance="x:9100",job="node"}`},
-		{"writes identity itself", "client-1", []string{"__name__", "app_total", "exported_project", "e", "guest", "signal-web", "guest_name", "server", "guest_type", "libvirt", "host_name", "main-host", "project", "idle"},
-			`app_total{exported_exported_project="idle",exported_guest_name="server",exported_guest_type="libvirt",exported_host_name="main-host",exported_project="e",guest_name="web",guest_type="docker",host_name="client-1",project="signal"}`},
+		{
+			"writes identity itself", "client-1",
+			[]string{"__name__", "app_total", "exported_project", "e", "guest", "signal-web", "guest_name", "server", "guest_type", "libvirt", "host_name", "main-host", "project", "idle"},
+			`app_total{exported_exported_project="idle",exported_guest_name="server",exported_guest_type="libvirt",exported_host_name="main-host",exported_project="e",guest_name="web",guest_type="docker",host_name="client-1",project="signal"}`,
+		},
 		{"another host's guest", "main-host", []string{"__name__", "testbed_guest_cpu", "guest", "signal-web"}, "reason: wrong_host"},
 		{"not placed", "main-host", []string{"__name__", "testbed_guest_cpu", "guest", "signal-later"}, "reason: not_placed"},
 		{"deployment is down", "client-1", []string{"__name__", "testbed_guest_cpu", "guest", "idle-web"}, "reason: not_active"},

@@ -99,7 +99,7 @@ func (p *Pages) compress(into *[]byte, page []byte) []byte {
 // negotiate takes what the scraper likes best of what there is. A scraper
 // that prefers protobuf gets text.
 func negotiate(header http.Header) (Format, string) {
-	if expfmt.NegotiateIncludingOpenMetrics(header).FormatType() == expfmt.TypeOpenMetrics {
+	if expfmt.NegotiateAccept(header, TextType, OpenMetricsType).FormatType() == expfmt.TypeOpenMetrics {
 		return OpenMetrics, OpenMetricsType
 	}
 	return Text, TextType

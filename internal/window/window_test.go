@@ -64,8 +64,10 @@ func TestAppend(t *testing.T) {
 func TestPageIsSortedAndMatched(t *testing.T) {
 	var s Store
 	s.Append([]sample.Point{
-		{Series: series(memory, "b"), T: 1, V: 1}, {Series: series(cpu, "b"), T: 1, V: 2},
-		{Series: series(memory, "a"), T: 1, V: 3}, {Series: series(cpu, "a"), T: 1, V: 4},
+		{Series: series(memory, "b"), T: 1, V: 1},
+		{Series: series(cpu, "b"), T: 1, V: 2},
+		{Series: series(memory, "a"), T: 1, V: 3},
+		{Series: series(cpu, "a"), T: 1, V: 4},
 	}, start, time.Minute, nil)
 	if got, want := page(&s, nil), []string{"testbed_guest_cpu a 4@1", "testbed_guest_cpu b 2@1", "testbed_guest_memory a 3@1", "testbed_guest_memory b 1@1"}; !slices.Equal(got, want) {
 		t.Fatalf("got %q, want %q", got, want)
