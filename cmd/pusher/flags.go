@@ -26,6 +26,8 @@ type options struct {
 	passwdFile  string
 	caFile      string
 	httpConfig  string
+	spoolBytes  int64
+	spoolAge    time.Duration
 	listen      []string
 	webConfig   string
 	sourceFlags sourceFlags
@@ -34,6 +36,7 @@ type options struct {
 const (
 	shortestInterval = 100 * time.Millisecond
 	longestInterval  = time.Minute
+	smallestSpool    = 1 << 20
 )
 
 func flags(app *kingpin.Application) *options {
@@ -60,6 +63,11 @@ func flags(app *kingpin.Application) *options {
 	app.Flag("push.http-config.file", "File in the format of Prometheus' HTTP client configuration, instead of the four flags above.").
 		PlaceHolder("FILE").StringVar(&o.httpConfig)
 
+	app.Flag("spool.max-bytes", "How many bytes are kept in memory for a gateway that is away; the oldest is dropped first.").
+		Default("67108864").Int64Var(&o.spoolBytes)
+	app.Flag("spool.max-age", "How long they are kept.").
+		Default("2h").DurationVar(&o.spoolAge)
+
 	app.Flag("web.listen-address", "Address for the pusher's own metrics and health; may be given several times.").
 		Default("127.0.0.1:9371").StringsVar(&o.listen)
 	app.Flag("web.config.file", "File with TLS and user settings for it, in the format of the Prometheus exporter toolkit.").
@@ -78,6 +86,9 @@ func (o *options) check() error {
 	}
 	if err := push.CheckURL(o.url); err != nil {
 		return fmt.Errorf("--push.url: %w", err)
+	}
+	if o.spoolBytes < smallestSpool || o.spoolAge < time.Second {
+		return fmt.Errorf("--spool.max-bytes %d, --spool.max-age %s: must be at least 1048576 and 1s", o.spoolBytes, o.spoolAge)
 	}
 	return o.checkSampling()
 }

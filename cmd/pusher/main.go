@@ -63,7 +63,7 @@ func runPusher(ctx context.Context, log *slog.Logger, o *options) error {
 
 	sources := o.open(log)
 	defer closeAll(sources)
-	queue, err := spool.Open(spool.Options{Log: log})
+	queue, err := spool.Open(spool.Options{MaxBytes: o.spoolBytes, MaxAge: o.spoolAge, Log: log})
 	if err != nil {
 		return err
 	}
@@ -87,8 +87,8 @@ func runPusher(ctx context.Context, log *slog.Logger, o *options) error {
 		{Name: "web", Run: server.Run},
 	}
 	for _, source := range sources {
-		if follower, ok := source.(interface{ Run(context.Context) error }); ok {
-			tasks = append(tasks, daemon.Task{Name: "source " + source.Name(), Run: follower.Run})
+		if f, ok := source.(follower); ok {
+			tasks = append(tasks, daemon.Task{Name: "source " + source.Name(), Run: survive(f, followAgain, log)})
 		}
 	}
 	log.Info("pusher is ready", "node", o.node, "interval", o.interval, "metrics", server.URL()+"/metrics")

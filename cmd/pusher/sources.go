@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -83,6 +84,43 @@ func (o *options) open(log *slog.Logger) []sampler.Source {
 // lister is a source that can say which guests it has.
 type lister interface {
 	Guests(ctx context.Context) ([]guest.Description, error)
+}
+
+// follower is a source that keeps a list or a connection up to date beside
+// its samples.
+type follower interface {
+	Name() string
+	Run(ctx context.Context) error
+}
+
+// followAgain is how long a follower that panicked is left alone.
+const followAgain = 5 * time.Second
+
+// survive runs a follower again when it panics: a bug in one source must not
+// take the others' samples away. Its Sample works without Run meanwhile.
+func survive(f follower, again time.Duration, log *slog.Logger) func(context.Context) error {
+	once := func(ctx context.Context) (panicked bool, err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				log.Error("source panicked: please report this", "source", f.Name(), "err", p, "stack", string(debug.Stack()))
+				panicked = true
+			}
+		}()
+		return false, f.Run(ctx)
+	}
+	return func(ctx context.Context) error {
+		for {
+			panicked, err := once(ctx)
+			if !panicked {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(again):
+			}
+		}
+	}
 }
 
 func closeAll(sources []sampler.Source) {
