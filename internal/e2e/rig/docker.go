@@ -42,6 +42,7 @@ type Docker struct {
 	mu     sync.Mutex
 	ids    []string // guarded by mu; of the containers ever made here
 	bridge []string // guarded by mu; interfaces of the networks ever made here
+	parent []string // guarded by mu; control groups given as Container.Parent
 }
 
 // Dockerd starts a Docker engine (cgroupfs driver, no default network) and
@@ -205,7 +206,8 @@ type Container struct {
 	Restart     string  // restart policy, "" for no
 	PidsLimit   int64
 	AutoRemove  bool
-	HostProcess bool // shares the host's process ids
+	HostProcess bool   // shares the host's process ids
+	Parent      string // control group around the container's, of an own name; "docker" when empty
 }
 
 // Create makes a container and returns its id.
@@ -234,6 +236,12 @@ func (d *Docker) Create(t testing.TB, name string, c Container, args ...string) 
 		host["PidMode"] = "host"
 	}
 	host["AutoRemove"] = c.AutoRemove
+	if c.Parent != "" {
+		host["CgroupParent"] = "/" + c.Parent
+		d.mu.Lock()
+		d.parent = append(d.parent, c.Parent)
+		d.mu.Unlock()
+	}
 	var made struct{ ID string }
 	d.API(t, "POST", "/containers/create?name="+url.QueryEscape(name), map[string]any{
 		"Image": c.Image, "Cmd": args, "Labels": c.Labels, "HostConfig": host,
@@ -372,11 +380,16 @@ func (d *Docker) sweep(t testing.TB, lock *os.File) {
 			left = append(left, fmt.Errorf("process %d of %s is still there", pid, d.dir))
 		}
 		for _, id := range d.ids {
-			for _, group := range groupsOf(id) {
-				killGroup(group)
-				if err := os.Remove(group); err != nil && !errors.Is(err, os.ErrNotExist) {
-					left = append(left, err)
+			for _, parent := range append(d.parent, "docker") {
+				for _, group := range groupsOf(parent, id) {
+					killGroup(group)
+					left = append(left, removeGroup(group))
 				}
+			}
+		}
+		for _, parent := range d.parent {
+			for _, group := range groupsOf(parent, "") {
+				left = append(left, removeGroup(group))
 			}
 		}
 		mounts := mountsUnder(d.dir)
@@ -398,7 +411,7 @@ func (d *Docker) sweep(t testing.TB, lock *os.File) {
 	// The last engine takes the parent groups along; another one's containers
 	// may be about to be made in them.
 	if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-		for _, group := range groupsOf("") {
+		for _, group := range groupsOf("docker", "") {
 			_ = os.Remove(group) // not empty: not ours
 		}
 	}
@@ -418,12 +431,19 @@ func cgroupLock(t testing.TB) *os.File {
 	return f
 }
 
-// groupsOf lists the cgroup directories of a container, or of all containers'
-// parent with an empty id.
-func groupsOf(id string) []string {
-	v1, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup/*/docker", id))
-	v2, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup/docker", id))
+// groupsOf lists the cgroup directories of a container, or of its parent with
+// an empty id.
+func groupsOf(parent, id string) []string {
+	v1, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup/*", parent, id))
+	v2, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup", parent, id))
 	return append(v1, v2...)
+}
+
+func removeGroup(group string) error {
+	if err := os.Remove(group); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // removeBridge takes a bridge interface down and away, as netdevice(7) and

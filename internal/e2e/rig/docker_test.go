@@ -24,7 +24,7 @@ func TestDockerdLeavesNothing(t *testing.T) {
 				if pid := d.PID(t, "one"); pid <= 0 {
 					t.Fatalf("pid of a running container: got %d", pid)
 				}
-				if got := len(groupsOf(id)); got == 0 {
+				if got := len(groupsOf("docker", id)); got == 0 {
 					t.Fatal("a running container has no control group")
 				}
 				if end == "killed" {
@@ -34,7 +34,7 @@ func TestDockerdLeavesNothing(t *testing.T) {
 					_ = d.Process.Wait(5 * time.Second)
 				}
 			})
-			if got := groupsOf(id); len(got) != 0 {
+			if got := groupsOf("docker", id); len(got) != 0 {
 				t.Errorf("control groups left: %v", got)
 			}
 			if got := mountsUnder(d.dir); len(got) != 0 {

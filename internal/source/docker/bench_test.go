@@ -66,7 +66,7 @@ func crowd(t testing.TB, n int) *Source {
 	s := &Source{Host: "unix:///nowhere"}
 	s.setup()
 	s.following.Store(true)
-	s.roster.replace(entries, nil)
+	s.roster.replace(time.Now(), entries, nil)
 	t.Cleanup(func() { _ = s.Close() })
 	return s
 }
@@ -104,7 +104,7 @@ func TestWhatVanishesIsReleased(t *testing.T) {
 	if got := open(); got < 3*5 {
 		t.Fatalf("descriptors on three groups: got %d, want at least 15", got)
 	}
-	s.roster.replace(nil, nil)
+	s.roster.replace(time.Now(), nil, nil)
 	if err := s.Sample(context.Background(), &b); err != nil {
 		t.Fatal(err)
 	}

@@ -14,8 +14,9 @@ import (
 // another, and a group found right after a restart may lack some.
 const settling = 2 * time.Second
 
-// lostAfter is how long a container may be running, as the engine says, and
-// have no group, before that is an error and not a matter of order.
+// lostAfter is how long after a running container's group was missed the
+// engine has to list it as running still, before that is an error and not a
+// matter of order.
 const lostAfter = 5 * time.Second
 
 // container is one container and the handles that were made when it was first
@@ -154,8 +155,11 @@ func (s *Source) missing(c *container) error {
 	if !now.Before(c.retry) {
 		c.retry = now.Add(lostAfter)
 	}
-	if s.health.check(now) != nil {
-		return nil // nobody says that it still runs
+	s.roster.mu.Lock()
+	listed := s.roster.listed
+	s.roster.mu.Unlock()
+	if listed.Sub(c.since) < lostAfter {
+		return nil
 	}
 	return errors.New("docker says that it runs, and it has no control group here; mount the host's /sys/fs/cgroup read-only if this is a container")
 }

@@ -33,11 +33,15 @@ func TestMain(m *testing.M) {
 
 var _ sampler.Source = (*docker.Source)(nil)
 
+// patience is how long anything may take on a machine that is busy with other
+// tests.
+const patience = 60 * time.Second
+
 // page is one sample by the text of its series.
 type page map[string]float64
 
 func take(s *docker.Source) (page, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	var b sample.Batch
 	err := s.Sample(ctx, &b)
@@ -102,7 +106,7 @@ func follow(t testing.TB, s *docker.Source) {
 			if err != nil {
 				t.Errorf("Run: got %v, want nil", err)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(patience):
 			t.Error("Run does not end with its context")
 		}
 		_ = s.Close()
@@ -158,7 +162,7 @@ func watching(t *testing.T, s *docker.Source) *watch {
 func (w *watch) soon(want func(page) error) page {
 	w.t.Helper()
 	var p page
-	rig.Eventually(w.t, 20*time.Second, func() error {
+	rig.Eventually(w.t, patience, func() error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		p = w.last
@@ -217,13 +221,13 @@ func (l *syncLog) String() string {
 
 func (l *syncLog) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
-// kernel reads one of the kernel's own numbers of a container, independently
-// of the code under test: the first of the files that is there, and in it the
-// line that begins with key.
+// kernel reads one of the kernel's own numbers of a container's group,
+// independently of the code under test: the first of the files (with the
+// group's path for ID) that is there, and in it the line that begins with key.
 func kernel(t testing.TB, id, key string, files ...string) float64 {
 	t.Helper()
 	for _, f := range files {
-		b, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", strings.ReplaceAll(f, "ID", "docker/"+id)))
+		b, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", strings.ReplaceAll(f, "ID", id)))
 		if err != nil {
 			continue
 		}
@@ -253,16 +257,18 @@ func cpuSeconds(t testing.TB, id string) float64 {
 // one that holds page cache, over 30 s against the kernel's own counters.
 func TestUsage(t *testing.T) {
 	d := rig.Dockerd(t)
+	// Not in the group of all containers: its weight is this test's alone.
+	own := fmt.Sprintf("fanin-usage-%d", os.Getpid())
 	ids := map[string]string{
-		"busy":   d.Run(t, "busy", rig.Container{CPUs: 0.5}, "busy"),
+		"busy":   d.Run(t, "busy", rig.Container{CPUs: 0.5, Parent: own}, "busy"),
 		"idle":   d.Run(t, "idle", rig.Container{}, "idle"),
 		"memory": d.Run(t, "memory", rig.Container{Memory: 128 << 20}, "memory", strconv.Itoa(64<<20)),
 		"cache":  d.Run(t, "cache", rig.Container{Memory: 128 << 20}, "cache", "/tmp/file", strconv.Itoa(32<<20)),
 	}
-	prefer(t, ids["busy"])
+	prefer(t, own)
 	s := &docker.Source{Host: d.Host()}
 	follow(t, s)
-	rig.Eventually(t, 10*time.Second, func() error {
+	rig.Eventually(t, patience, func() error {
 		p, err := take(s)
 		return errors.Join(err, up("busy")(p), up("cache")(p))
 	})
@@ -271,7 +277,7 @@ func TestUsage(t *testing.T) {
 	window := func(length time.Duration) (share, kernelShare float64) {
 		start := time.Now()
 		before, err := take(s)
-		kernelBefore := cpuSeconds(t, ids["busy"])
+		kernelBefore := cpuSeconds(t, own+"/"+ids["busy"])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -293,7 +299,7 @@ func TestUsage(t *testing.T) {
 			}
 			sum, n = sum+percent, n+1
 		}
-		used, elapsed := cpuSeconds(t, ids["busy"])-kernelBefore, time.Since(start).Seconds()
+		used, elapsed := cpuSeconds(t, own+"/"+ids["busy"])-kernelBefore, time.Since(start).Seconds()
 		counted := last[series(usage, "busy")] - before[series(usage, "busy")]
 		if counted < used*0.98-0.02 || counted > used*1.02+0.02 {
 			t.Errorf("counter over %.0f s: got %v s, the kernel says %v s", elapsed, counted, used)
@@ -322,8 +328,9 @@ func TestUsage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"memory", "cache"} {
-		used := kernel(t, ids[name], "", "memory/ID/memory.usage_in_bytes", "ID/memory.current")
-		inactive := kernel(t, ids[name], "total_inactive_file ", "memory/ID/memory.stat")
+		id := "docker/" + ids[name]
+		used := kernel(t, id, "", "memory/ID/memory.usage_in_bytes", "ID/memory.current")
+		inactive := kernel(t, id, "total_inactive_file ", "memory/ID/memory.stat")
 		for family, want := range map[string]float64{
 			"testbed_guest_memory_usage_bytes":       used,
 			"testbed_guest_memory_working_set_bytes": used - inactive,
@@ -339,7 +346,7 @@ func TestUsage(t *testing.T) {
 	if got := p[series("testbed_guest_memory", "memory")]; got < 50 || got > 60 {
 		t.Errorf("64 of 128 MiB held: got %v %%, want 50 to 60", got)
 	}
-	held := kernel(t, ids["cache"], "total_cache ", "memory/ID/memory.stat")
+	held := kernel(t, "docker/"+ids["cache"], "total_cache ", "memory/ID/memory.stat")
 	if got := p[series("testbed_guest_memory_cache_bytes", "cache")]; got < held*0.98 || got > held*1.02 || held < 1<<20 {
 		t.Errorf("page cache: got %v, the kernel says %v", got, held)
 	}
@@ -359,14 +366,11 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// prefer lets a container have what its quota allows although other programs
-// on this machine are busy.
-func prefer(t testing.TB, id string) {
+// prefer lets the containers inside a group have what their quotas allow
+// although other programs on this machine are busy.
+func prefer(t testing.TB, parent string) {
 	t.Helper()
-	for file, weight := range map[string]string{
-		"cpu/docker/cpu.shares": "262144", "cpu/docker/" + id + "/cpu.shares": "262144",
-		"docker/cpu.weight": "10000", "docker/" + id + "/cpu.weight": "10000",
-	} {
+	for file, weight := range map[string]string{"cpu/" + parent + "/cpu.shares": "262144", parent + "/cpu.weight": "10000"} {
 		if err := os.WriteFile(filepath.Join("/sys/fs/cgroup", file), []byte(weight), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
@@ -399,7 +403,7 @@ func TestNetworkIsTheGuestsOwnView(t *testing.T) {
 	d.Run(t, "besidehost", rig.Container{Network: "container:onhost"}, "idle")
 	d.Run(t, "alone", rig.Container{}, "idle")
 
-	s := &docker.Source{Host: d.Host()}
+	s := &docker.Source{Host: d.Host(), Interval: 30 * time.Second} // a late engine is TestHang's matter
 	follow(t, s)
 	w := watching(t, s)
 	get := func(p page, direction, name string) float64 {
@@ -448,7 +452,7 @@ func TestLifecycle(t *testing.T) {
 	d := rig.Dockerd(t)
 	d.Create(t, "unborn", rig.Container{}, "idle")
 	first := d.Run(t, "web", rig.Container{CPUs: 1}, "busy")
-	s := &docker.Source{Host: d.Host()}
+	s := &docker.Source{Host: d.Host(), Interval: 30 * time.Second} // a late engine is TestHang's matter
 	follow(t, s)
 	w := watching(t, s)
 	w.soon(up("web"))
@@ -457,14 +461,16 @@ func TestLifecycle(t *testing.T) {
 	d.Do(t, "web", "stop")
 	w.soon(down("web", "stopped"))
 
+	asked := time.Now()
 	d.Do(t, "web", "start")
 	p := w.soon(up("web"))
-	if got := p[series("testbed_guest_cpu_usage_seconds_total", "web")]; got > 5 {
-		t.Errorf("processor time after a start: got %v, want that of the new run", got)
+	if got, most := p[series("testbed_guest_cpu_usage_seconds_total", "web")], time.Since(asked).Seconds()+1; got > most {
+		t.Errorf("processor time after a start: got %v, want that of the new run, at most %v", got, most)
 	}
 	started := p[series("testbed_guest_start_time_seconds", "web")]
-	if now := float64(time.Now().UnixNano()) / 1e9; started < now-15 || started > now+2 {
-		t.Errorf("start time: got %v, want shortly before %v", started, now)
+	// The boot time that it is counted from is cut to a second.
+	if from, to := float64(asked.Unix()-2), float64(time.Now().Unix()+2); started < from || started > to {
+		t.Errorf("start time: got %v, want %v to %v", started, from, to)
 	}
 
 	d.Do(t, "web", "restart")
@@ -546,11 +552,11 @@ func descriptors(t testing.TB) (open []string) {
 func TestChurn(t *testing.T) {
 	t.Parallel()
 	d := rig.Dockerd(t)
-	s := &docker.Source{Host: d.Host()}
+	s := &docker.Source{Host: d.Host(), Interval: 30 * time.Second} // a late engine is TestHang's matter
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	rig.Eventually(t, 10*time.Second, func() error {
+	rig.Eventually(t, patience, func() error {
 		p, err := take(s)
 		if _, ok := p[`testbed_host_guests{guest_type="docker",state="running"}`]; !ok {
 			return errors.Join(err, errors.New("not listed yet"))
@@ -572,7 +578,7 @@ func TestChurn(t *testing.T) {
 				d.Do(t, name, "start")
 				if i%2 == 0 {
 					d.Do(t, name, "kill")
-					rig.Eventually(t, 10*time.Second, func() error {
+					rig.Eventually(t, patience, func() error {
 						if _, err := os.Stat("/sys/fs/cgroup/cpu/docker/" + id); err == nil {
 							return errors.New("killed container is still there")
 						}
@@ -619,7 +625,7 @@ func TestChurn(t *testing.T) {
 	if len(seen) < 50 {
 		t.Errorf("containers seen running: got %d of %d, want at least half", len(seen), len(born))
 	}
-	rig.Eventually(t, 10*time.Second, func() error {
+	rig.Eventually(t, patience, func() error {
 		p, err := take(s)
 		for _, name := range born {
 			err = errors.Join(err, absent(name)(p))
@@ -627,7 +633,7 @@ func TestChurn(t *testing.T) {
 		return err
 	})
 	// Other tests have containers too, but none of them keeps what is dead.
-	rig.Eventually(t, 10*time.Second, func() error {
+	rig.Eventually(t, patience, func() error {
 		for _, target := range descriptors(t) {
 			if _, err := os.Stat(strings.TrimSuffix(target, " (deleted)")); err != nil || strings.HasSuffix(target, " (deleted)") {
 				return fmt.Errorf("descriptor left on %s", target)
@@ -659,7 +665,7 @@ func TestHang(t *testing.T) {
 			} else {
 				t.Cleanup(func() { _ = s.Close() })
 			}
-			rig.Eventually(t, 10*time.Second, func() error {
+			rig.Eventually(t, patience, func() error {
 				p, err := take(s)
 				return errors.Join(err, up("busy")(p), down("unborn", "created")(p))
 			})
@@ -702,7 +708,7 @@ func TestHang(t *testing.T) {
 				t.Fatal(err)
 			}
 			resumed := time.Now()
-			rig.Eventually(t, 10*time.Second, func() error { _, err := take(s); return err })
+			rig.Eventually(t, patience, func() error { _, err := take(s); return err })
 			t.Logf("error after %s, well %s after the engine went on, slowest sample %s", firstError, time.Since(resumed), slowest)
 			for _, want := range []string{"docker does not answer", "docker answers again", "failed_calls="} {
 				if strings.Count(log.String(), want) != 1 {
@@ -711,7 +717,7 @@ func TestHang(t *testing.T) {
 			}
 			// It is not only well, it is up to date.
 			d.Do(t, "unborn", "start")
-			rig.Eventually(t, 10*time.Second, func() error {
+			rig.Eventually(t, patience, func() error {
 				p, err := take(s)
 				return errors.Join(err, up("unborn")(p))
 			})
@@ -736,10 +742,10 @@ func TestEngineRestarts(t *testing.T) {
 				p, err := take(s)
 				return errors.Join(err, up("web")(p), up("always")(p))
 			}
-			rig.Eventually(t, 10*time.Second, ready)
+			rig.Eventually(t, patience, ready)
 
 			d.StopDaemon(t)
-			rig.Eventually(t, 5*time.Second, func() error {
+			rig.Eventually(t, patience, func() error {
 				p, err := take(s)
 				if err == nil {
 					return errors.New("no error although the engine is away")
@@ -754,7 +760,7 @@ func TestEngineRestarts(t *testing.T) {
 			})
 			d.StartDaemon(t)
 			began := time.Now()
-			rig.Eventually(t, 15*time.Second, func() error {
+			rig.Eventually(t, patience, func() error {
 				p, err := take(s)
 				if live {
 					return errors.Join(err, up("web")(p), up("always")(p))
@@ -800,7 +806,7 @@ func TestNodeWithoutDocker(t *testing.T) {
 			if err := os.Symlink(d.Socket, filepath.Join(dir, "d.sock")); err != nil {
 				t.Fatal(err)
 			}
-			rig.Eventually(t, 5*time.Second, func() error {
+			rig.Eventually(t, patience, func() error {
 				p, err := take(s)
 				return errors.Join(err, up("web")(p))
 			})

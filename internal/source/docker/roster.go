@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	listing "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
@@ -83,12 +84,14 @@ type roster struct {
 	version uint64 // rises with every change
 	engine  engine
 	entries map[string]entry
-	full    bool // there were more than limit at the last list
+	listed  time.Time // when the last list was asked for
+	full    bool      // there were more than limit at the last list
 }
 
-// replace takes a whole list, and the events that came while it was asked for.
+// replace takes a whole list, asked for at the moment at, and the events that
+// have come since.
 // It reports whether there are more containers than the limit since just now.
-func (r *roster) replace(list []entry, since []events.Message) bool {
+func (r *roster) replace(at time.Time, list []entry, since []events.Message) bool {
 	full := len(list) > r.limit
 	if full {
 		r.skips[skipLimit].Add(uint64(len(list) - r.limit))
@@ -114,6 +117,7 @@ func (r *roster) replace(list []entry, since []events.Message) bool {
 		e.loops = e.state == restarting || e.state == running && r.entries[id].loops
 		entries[id] = e
 	}
+	r.listed = at
 	changed := r.engine != engineOpen || !maps.Equal(entries, r.entries)
 	r.engine, r.entries = engineOpen, entries
 	if changed {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"testing"
+	"time"
 
 	listing "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
@@ -54,13 +55,13 @@ func TestRosterEvents(t *testing.T) {
 		{"without an id or name", []entry{{id: "n", state: dead}}, []events.Message{event("create", ""), event("start", "")}, nil},
 	} {
 		r := newRoster(10)
-		r.replace(c.list, c.events)
+		r.replace(time.Time{}, c.list, c.events)
 		if got := names(r); !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: got %v, want %v", c.what, got, c.want)
 		}
 		// One by one after the list, the outcome is the same.
 		r = newRoster(10)
-		r.replace(c.list, nil)
+		r.replace(time.Time{}, c.list, nil)
 		for _, m := range c.events {
 			r.update(&m)
 		}
@@ -73,9 +74,9 @@ func TestRosterEvents(t *testing.T) {
 func TestRosterVersionStandsStillWithoutChange(t *testing.T) {
 	r := newRoster(10)
 	list := []entry{{id: "a", name: "web", state: running}}
-	r.replace(list, nil)
+	r.replace(time.Time{}, list, nil)
 	before := r.version
-	r.replace(list, nil)
+	r.replace(time.Time{}, list, nil)
 	for _, m := range []events.Message{event("start", "a"), event("rename", "a", "name", "web"), event("health_status: healthy", "a")} {
 		r.update(&m)
 	}
@@ -87,10 +88,10 @@ func TestRosterVersionStandsStillWithoutChange(t *testing.T) {
 func TestRosterLimit(t *testing.T) {
 	r := newRoster(2)
 	list := []entry{{id: "a", name: "a", state: stopped, created: 5}, {id: "b", name: "b", state: running, created: 1}, {id: "c", name: "c", state: stopped, created: 3}}
-	if !r.replace(list, nil) {
+	if !r.replace(time.Time{}, list, nil) {
 		t.Error("more than the limit for the first time: got false, want true")
 	}
-	if r.replace(list, nil) {
+	if r.replace(time.Time{}, list, nil) {
 		t.Error("still more than the limit: got true, want false")
 	}
 	if got, want := names(r), []string{"a=a:stopped", "b=b:running"}; !reflect.DeepEqual(got, want) {

@@ -53,7 +53,7 @@ func (s *Source) Run(ctx context.Context) error {
 func (s *Source) pause(ctx context.Context, wait time.Duration) bool {
 	end := time.NewTimer(wait)
 	defer end.Stop()
-	tick := time.NewTicker(max(s.Interval, time.Second))
+	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		select {
@@ -98,8 +98,8 @@ func (s *Source) settle(err error) error {
 func (s *Source) said(e engine) bool { return engine(s.lastSaid.Swap(uint32(e))) != e }
 
 // opened takes a list that the engine has just given.
-func (s *Source) opened(list []entry, since []events.Message) {
-	if s.roster.replace(list, since) {
+func (s *Source) opened(at time.Time, list []entry, since []events.Message) {
+	if s.roster.replace(at, list, since) {
 		s.Log.Warn("more containers than are measured; the oldest of those that do not run are left out first", "containers", len(list), "limit", s.Limit)
 	}
 	if s.said(engineOpen) {
@@ -110,7 +110,7 @@ func (s *Source) opened(list []entry, since []events.Message) {
 type listed struct {
 	entries []entry
 	err     error
-	took    time.Duration
+	began   time.Time
 }
 
 // follow connects and keeps the roster up to date until something fails.
@@ -136,21 +136,21 @@ func (s *Source) follow(ctx context.Context) error {
 		first             = true
 		listing, pinging  bool
 		overrun           bool
-		lastTook          time.Duration
 		nextList, noneTil time.Time
+		nextPing          time.Time
 	)
 	defer s.health.abandon(callList)
 	defer s.health.abandon(callPing)
 	list := func() {
 		listing, overrun, replay = true, false, replay[:0]
 		s.health.begin(callList)
+		began := time.Now()
 		go func() {
-			began := time.Now()
 			entries, err := a.list(ctx)
-			lists <- listed{entries, err, time.Since(began)}
+			lists <- listed{entries, err, began}
 		}()
 	}
-	tick := time.NewTicker(max(s.Interval, time.Second))
+	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	list()
 	for {
@@ -178,7 +178,7 @@ func (s *Source) follow(ctx context.Context) error {
 		case err := <-stream.Err:
 			return fmt.Errorf("follow events: %w", err)
 		case l := <-lists:
-			listing, lastTook = false, l.took
+			listing = false
 			s.health.end(callList, l.err)
 			if l.err != nil {
 				return l.err
@@ -187,13 +187,13 @@ func (s *Source) follow(ctx context.Context) error {
 				list()
 				continue
 			}
-			s.opened(l.entries, replay)
+			s.opened(l.began, l.entries, replay)
 			if first {
 				first = false
 				s.health.end(callFollow, nil)
 			}
 			now := time.Now()
-			nextList, noneTil = now.Add(s.Rescan), now.Add(max(5*time.Second, 20*lastTook))
+			nextList, noneTil = now.Add(s.Rescan), now.Add(max(5*time.Second, 20*now.Sub(l.began)))
 		case err := <-pings:
 			pinging = false
 			s.health.end(callPing, err)
@@ -202,8 +202,8 @@ func (s *Source) follow(ctx context.Context) error {
 			}
 		case now := <-tick.C:
 			_ = s.health.check(now) // it logs; Sample returns the error
-			if !pinging {
-				pinging = true
+			if !pinging && !now.Before(nextPing) {
+				pinging, nextPing = true, now.Add(s.Interval-time.Second/2)
 				s.health.begin(callPing)
 				go func() { pings <- a.ping(ctx) }()
 			}
@@ -252,7 +252,7 @@ func (s *Source) ask(ctx context.Context) error {
 		if l.err != nil {
 			return s.settle(l.err)
 		}
-		s.opened(l.entries, nil)
+		s.opened(l.began, l.entries, nil)
 		s.health.end(callFollow, nil)
 		return nil
 	case <-ctx.Done():
@@ -268,6 +268,7 @@ func (a *asking) list(socket string) listed {
 	// Not Sample's context: the call outlives it.
 	ctx, cancel := context.WithTimeout(a.ctx, callTimeout)
 	defer cancel()
+	began := time.Now()
 	if a.api == nil {
 		var err error
 		if a.api, err = connect(ctx, socket); err != nil {
@@ -279,7 +280,7 @@ func (a *asking) list(socket string) listed {
 		a.api.close()
 		a.api = nil
 	}
-	return listed{entries: entries, err: err}
+	return listed{entries, err, began}
 }
 
 // close ends the call under way.
