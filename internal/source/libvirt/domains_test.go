@@ -70,6 +70,7 @@ func near(got, want, part float64) bool { return math.Abs(got-want) <= part*math
 // One daemon, three domains: one in a busy loop, one asleep with a balloon
 // driver, and one without a driver that has a disk and a network card.
 func TestDomains(t *testing.T) {
+	t.Parallel()
 	l := rig.Libvirtd(t)
 	bridge, host, inside := ownBridge(t)
 	disk := filepath.Join(l.Dir, "disk.raw")
@@ -120,7 +121,7 @@ func TestDomains(t *testing.T) {
 		t.Error(err)
 	}
 	for i := range all {
-		if all[i].err != nil || all[i].took > 50*time.Millisecond {
+		if all[i].err != nil || all[i].took > time.Second/2 {
 			t.Errorf("tick %d took %s: %v", i, all[i].took, all[i].err)
 		}
 	}
@@ -175,8 +176,8 @@ func testOnce(t *testing.T, l *rig.Libvirt, busy, idle, bare *rig.Guest) {
 		}
 	}
 	guests, err := s.Guests(ctx)
-	if err != nil || len(guests) != 3 || !guests[0].Running || guests[0].CPUs != 1 || guests[0].MemoryMB != 167 {
-		t.Errorf("Guests returned %+v, %v, want three running ones of one processor and 167 MB", guests, err)
+	if err != nil || len(guests) != 3 || !guests[0].Running || guests[0].CPUs != 1 || guests[0].MemoryMB != 160 {
+		t.Errorf("Guests returned %+v, %v, want three running ones of one processor and 160 MiB", guests, err)
 	}
 	if t.Failed() {
 		t.Log(page(b.Points))

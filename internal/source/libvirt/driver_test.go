@@ -3,6 +3,8 @@
 package libvirt
 
 import (
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -82,3 +84,40 @@ func TestDriver(t *testing.T) {
 type wrong struct{ got, want string }
 
 func (w *wrong) Error() string { return "reason " + w.got + ", want " + w.want }
+
+// Where the library is not installed that is said once and nothing is wrong.
+// A mount namespace takes it away from a second run of this test.
+func TestNoLibrary(t *testing.T) {
+	if os.Getenv("FANIN_NO_LIBRARY") == "" {
+		rig.Need(t, "libvirtd", "unshare")
+		rig.NeedRoot(t)
+		const hide = `for f in /usr/lib/*/libvirt.so.0 /usr/lib64/libvirt.so.0; do [ -e $f ] && mount --bind /dev/null $f; done; exec "$@"`
+		cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", hide, "sh",
+			os.Args[0], "-test.run=^TestNoLibrary$", "-test.v")
+		cmd.Env = append(os.Environ(), "FANIN_NO_LIBRARY=1")
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "PASS: TestNoLibrary") {
+			t.Errorf("without the library: %v\n%s", err, out)
+		}
+		return
+	}
+	log := &logBook{}
+	s := &Source{URI: "qemu:///system", Rescan: 50 * time.Millisecond, Log: log.logger()}
+	if p := sampleOnce(t, s); len(p) > 0 {
+		t.Errorf("points: %v", p)
+	}
+	if guests, err := s.Guests(t.Context()); err != nil || len(guests) > 0 {
+		t.Errorf("Guests returned %v, %v", guests, err)
+	}
+	run(t, s)
+	tape := record(t, s, 20*time.Millisecond)
+	time.Sleep(500 * time.Millisecond)
+	for i, k := range tape.since(time.Time{}) {
+		if k.err != nil || len(k.points) > 0 {
+			t.Errorf("tick %d: %d points, %v", i, len(k.points), k.err)
+		}
+	}
+	if n := strings.Count(log.String(), "no libvirt here"); n != 1 || !strings.Contains(log.String(), "libvirt.so.0") {
+		t.Errorf("said %d times that there is no libvirt, want once, naming the library:\n%s", n, log)
+	}
+}

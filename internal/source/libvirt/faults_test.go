@@ -59,20 +59,22 @@ func vanishes(t *testing.T, tape *tape, name string, d time.Duration) {
 	})
 }
 
-// cadence reports the longest pause between a guest's CPU readings, and
-// between the calls.
+// cadence reports when a guest was left out of a tick, or a tick was held up.
+// What holds up takes 2 s at the least (the deadline of a slow call); less than
+// a second is the machine's own doing, for the tests may share two cores with
+// a lot else.
 func cadence(ticks []tick, name string) error {
 	points := of(ticks, "testbed_guest_cpu_usage_seconds_total", "guest="+name)
 	if len(points) != len(ticks) || len(ticks) < 5 {
 		return fmt.Errorf("%s has %d readings in %d ticks", name, len(points), len(ticks))
 	}
 	for i := range ticks {
-		if ticks[i].took > 100*time.Millisecond {
+		if ticks[i].took > time.Second/2 {
 			return fmt.Errorf("tick %d took %s", i, ticks[i].took)
 		}
 	}
 	for i := 1; i < len(points); i++ {
-		if gap := points[i].T - points[i-1].T; gap > 600 {
+		if gap := points[i].T - points[i-1].T; gap > 1000 {
 			return fmt.Errorf("%s has a gap of %d ms", name, gap)
 		}
 	}
@@ -81,6 +83,7 @@ func cadence(ticks []tick, name string) error {
 
 // One daemon and two domains through everything that can happen to them.
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	l := rig.Libvirtd(t)
 	one := l.Define(rig.Domain{Init: sleeping})
 	two := l.Define(rig.Domain{Init: sleeping})
@@ -91,7 +94,7 @@ func TestFaults(t *testing.T) {
 	log := &logBook{}
 	const interval = 200 * time.Millisecond
 	s := &Source{
-		URI: l.URI, Interval: interval, Rescan: 2 * time.Second, SlowInterval: time.Second, SlowDeadline: 2 * time.Second, Log: log.logger(),
+		URI: l.URI, Interval: interval, Rescan: 5 * time.Second, SlowInterval: time.Second, SlowDeadline: 2 * time.Second, Log: log.logger(),
 	}
 	stop := run(t, s)
 	tape := record(t, s, interval)

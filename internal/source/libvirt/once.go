@@ -141,7 +141,7 @@ func (s *Source) Guests(ctx context.Context) ([]guest.Description, error) {
 	for _, d := range a.all {
 		guests = append(guests, guest.Description{
 			Name: d.name, Kind: guest.Libvirt, Running: d.state == running,
-			CPUs: float64(d.vcpus), MemoryMB: int64(d.memory) / 1e6,
+			CPUs: float64(d.vcpus), MemoryMB: int64(d.memory) >> 20,
 		})
 	}
 	return guests, a.err
