@@ -203,10 +203,10 @@ func kernelTree(t testing.TB) string {
 	if err != nil {
 		t.Fatalf("apt-cache depends linux-image-cloud-amd64: %v; `apt-get update` as root may help", err)
 	}
-	real := ""
+	name := ""
 	for _, word := range strings.Fields(string(deps)) {
 		if strings.HasPrefix(word, "linux-image-") && word != "linux-image-cloud-amd64" {
-			real = word
+			name = word
 			break
 		}
 	}
@@ -215,14 +215,14 @@ func kernelTree(t testing.TB) string {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(work)
-	download := exec.Command("apt-get", "download", real)
+	download := exec.Command("apt-get", "download", name)
 	download.Dir = work
 	if out, err := download.CombinedOutput(); err != nil {
-		t.Fatalf("apt-get download %s: %v; `apt-get update` as root may help\n%s", real, err, out)
+		t.Fatalf("apt-get download %s: %v; `apt-get update` as root may help\n%s", name, err, out)
 	}
 	debs, _ := filepath.Glob(filepath.Join(work, "*.deb"))
 	if len(debs) != 1 {
-		t.Fatalf("apt-get download %s left %q, want one package", real, debs)
+		t.Fatalf("apt-get download %s left %q, want one package", name, debs)
 	}
 	unpacked := filepath.Join(work, "tree")
 	if out, err := exec.Command("dpkg-deb", "-x", debs[0], unpacked).CombinedOutput(); err != nil {

@@ -1,7 +1,6 @@
 package rig
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,5 +38,5 @@ func TestKernelAndInitramfs(t *testing.T) {
 	if t.Failed() || strings.Contains(string(b), "failed") {
 		t.Errorf("console:\n%s", b)
 	}
-	t.Log(fmt.Sprintf("booted and ended in %.1f s", time.Since(began).Seconds()))
+	t.Logf("booted and ended in %.1f s", time.Since(began).Seconds())
 }

@@ -106,7 +106,7 @@ func (a *asker) askDue() {
 		if asking || hanging {
 			continue
 		}
-		fast, ok := a.s.claim(uuid, now)
+		c, ok := a.s.claim(uuid, now)
 		if !ok {
 			continue
 		}
@@ -115,21 +115,22 @@ func (a *asker) askDue() {
 		if n := len(a.idle); n > 0 {
 			l, a.idle = a.idle[n-1], a.idle[:n-1]
 		}
-		go a.ask(l, uuid, fast)
+		go a.ask(l, c)
 	}
 }
 
 // ask makes one call, on a new connection when there is no idle one.
-func (a *asker) ask(l *link, uuid string, fast bool) {
+func (a *asker) ask(l *link, c claim) {
+	uuid := c.uuid
 	var r *reading
 	var err error
 	if l == nil {
 		l, err = open(a.s.URI, nil, nil)
 	}
 	if err == nil {
-		r, err = l.statistics(uuid, fast)
+		r, err = l.statistics(uuid, c.fast)
 	}
-	a.s.answered(uuid, r, err)
+	a.s.answered(c, r, err)
 
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -165,14 +166,19 @@ func (s *Source) due(now time.Time) []string {
 	return uuids
 }
 
-// claim marks a domain as being asked. fast says that its process can not be
-// read.
-func (s *Source) claim(uuid string, now time.Time) (fast, ok bool) {
+// claim is the right to ask a domain for its slow numbers.
+type claim struct {
+	uuid string
+	id   int  // of the run that is asked about
+	fast bool // its process can not be read
+}
+
+func (s *Source) claim(uuid string, now time.Time) (c claim, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.domains[uuid]
 	if d == nil || d.asking {
-		return false, false
+		return claim{}, false
 	}
 	d.asking = true
 	if d.due.IsZero() {
@@ -185,23 +191,23 @@ func (s *Source) claim(uuid string, now time.Time) (fast, ok bool) {
 	} else {
 		d.due = now.Add(s.SlowInterval)
 	}
-	return d.process == nil, true
+	return claim{uuid, d.desc.id, d.process == nil}, true
 }
 
 // answered takes over a reading; nil when there is none, and err why.
-func (s *Source) answered(uuid string, r *reading, err error) {
+func (s *Source) answered(c claim, r *reading, err error) {
 	if err != nil && !errors.Is(err, errGone) {
 		s.skip(skipFailed)
-		s.Log.Debug("slow numbers", "domain", uuid, "err", err)
+		s.Log.Debug("slow numbers", "domain", c.uuid, "err", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d := s.domains[uuid]
+	d := s.domains[c.uuid]
 	if d == nil {
 		return
 	}
 	d.asking = false
-	if r == nil || d.desc.state != running {
+	if r == nil || d.desc.state != running || d.desc.id != c.id {
 		return
 	}
 	d.slow = r

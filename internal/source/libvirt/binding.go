@@ -187,7 +187,7 @@ func (l *link) describe(uuid string) (*description, error) {
 	if err != nil {
 		return nil, domainError(uuid, err)
 	}
-	defer d.Free()
+	defer func() { _ = d.Free() }()
 	return describe(d)
 }
 
@@ -258,7 +258,7 @@ func (l *link) statistics(uuid string, fast bool) (*reading, error) {
 	if err != nil {
 		return nil, domainError(uuid, err)
 	}
-	defer d.Free()
+	defer func() { _ = d.Free() }()
 	groups := api.DOMAIN_STATS_BALLOON | api.DOMAIN_STATS_VCPU | api.DOMAIN_STATS_BLOCK
 	if fast {
 		groups |= api.DOMAIN_STATS_CPU_TOTAL | api.DOMAIN_STATS_INTERFACE

@@ -113,9 +113,9 @@ func (s xmlSize) bytes() float64 {
 		return 0
 	}
 	scale := 1024.0 // the unit when none is written
-	switch unit := strings.ToLower(s.Unit); {
-	case unit == "":
-	case unit == "b", unit == "bytes":
+	switch unit := strings.ToLower(s.Unit); unit {
+	case "":
+	case "b", "bytes":
 		scale = 1
 	default:
 		power := strings.IndexByte("kmgtpe", unit[0]) + 1

@@ -103,7 +103,7 @@ func TestDomains(t *testing.T) {
 	tape := record(t, s, time.Second)
 	rig.Eventually(t, 10*time.Second, func() error {
 		if n := len(of(tape.since(time.Time{}), "testbed_guest_vcpu_seconds_total")); n < 3 {
-			return fmt.Errorf("%d points of virtual processors, want 3 or more: %v", n, tape.last().err)
+			return fmt.Errorf("%d points of virtual processors, want 3 or more: %w", n, tape.last().err)
 		}
 		return nil
 	})

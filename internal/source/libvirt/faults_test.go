@@ -37,7 +37,7 @@ func becomes(t *testing.T, tape *tape, name, reason string, d time.Duration) {
 		v, r, others, ok := upOf(tape.last(), name)
 		switch {
 		case !ok:
-			return fmt.Errorf("%s is not reported, want %q: %v", name, reason, tape.last().err)
+			return fmt.Errorf("%s is not reported, want %q: %w", name, reason, tape.last().err)
 		case r != reason || (v == 1) != (reason == ""):
 			return fmt.Errorf("%s is %v %q, want %q", name, v, r, reason)
 		case v == 0 && others > 0:

@@ -68,9 +68,9 @@ func (s *Source) askEach(ctx context.Context, l *link, queue <-chan string) {
 		if ctx.Err() != nil {
 			return
 		}
-		if fast, ok := s.claim(uuid, time.Now()); ok {
-			r, err := l.statistics(uuid, fast)
-			s.answered(uuid, r, err)
+		if c, ok := s.claim(uuid, time.Now()); ok {
+			r, err := l.statistics(uuid, c.fast)
+			s.answered(c, r, err)
 		}
 	}
 }

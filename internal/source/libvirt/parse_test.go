@@ -46,8 +46,10 @@ func TestParseDefinition(t *testing.T) {
 		"bytes":        {`<domain><memory unit='bytes'>7</memory></domain>`, definition{memory: 7}},
 		"nonsense": {`<domain><memory unit='furlong'>7</memory><vcpu>-1</vcpu>
 			<devices><interface type='bridge'><target/></interface></devices></domain>`, definition{}},
-		"twice": {`<domain><devices><interface><target dev='a'/></interface><interface><target dev='a'/></interface></devices></domain>`,
-			definition{nics: []nic{{"a", false}}}},
+		"twice": {
+			`<domain><devices><interface><target dev='a'/></interface><interface><target dev='a'/></interface></devices></domain>`,
+			definition{nics: []nic{{"a", false}}},
+		},
 	} {
 		got, err := parseDefinition([]byte(c.xml))
 		if err != nil || !reflect.DeepEqual(got, c.want) {

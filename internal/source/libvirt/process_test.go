@@ -159,7 +159,7 @@ func TestStaleBalloon(t *testing.T) {
 		want int
 	}{{10 * time.Second, 1}, {time.Hour, 0}} {
 		now = now.Add(time.Second)
-		s.answered(d.desc.uuid, &reading{at: now, updated: now.Add(-c.age), current: some(1 << 29), available: some(900 << 20), usable: some(644 << 20)}, nil)
+		s.answered(claim{uuid: d.desc.uuid}, &reading{at: now, updated: now.Add(-c.age), current: some(1 << 29), available: some(900 << 20), usable: some(644 << 20)}, nil)
 		var b sample.Batch
 		if err := s.sampleAll(&b, true); err != nil {
 			t.Fatal(err)

@@ -52,7 +52,7 @@ func attach(proc string, pid int, uuid string, layout *cgroup.Layout) (*process,
 	if err != nil {
 		return nil, procError(err)
 	}
-	defer unix.Close(dir)
+	defer func() { _ = unix.Close(dir) }()
 	line, err := readAt(dir, "cmdline")
 	if err != nil {
 		return nil, procError(err)
