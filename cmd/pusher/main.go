@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/prometheus/client_golang/prometheus"
@@ -78,6 +79,9 @@ func runPusher(ctx context.Context, log *slog.Logger, o *options) error {
 	if server.Handler, err = routes(registry, delivery); err != nil {
 		return err
 	}
+	if err := greet(ctx, delivery); err != nil {
+		return fmt.Errorf("--push.url %s: %w", o.url, err)
+	}
 	tasks := []daemon.Task{
 		{Name: "sampler", Run: func(ctx context.Context) error {
 			defer queue.Finish() // so that the delivery knows when it has all
@@ -95,18 +99,26 @@ func runPusher(ctx context.Context, log *slog.Logger, o *options) error {
 	return daemon.Run(ctx, log, tasks...)
 }
 
+// greet finds wrong credentials while somebody is looking. Later on they are
+// waited out, and a receiver that is not there yet is waited for from the
+// start.
+func greet(ctx context.Context, delivery *push.Pusher) error {
+	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
+	defer cancel()
+	return delivery.Greet(ctx)
+}
+
+const greetTimeout = 700 * time.Millisecond
+
 // register exports what the parts count.
 func register(registry prometheus.Registerer, sources []sampler.Source, queue *spool.Spool) error {
 	for _, source := range sources {
-		switch s := source.(type) {
-		case interface {
+		if r, ok := source.(interface {
 			Register(prometheus.Registerer) error
-		}:
-			if err := s.Register(registry); err != nil {
+		}); ok {
+			if err := r.Register(registry); err != nil {
 				return err
 			}
-		case interface{ Register(prometheus.Registerer) }:
-			s.Register(registry)
 		}
 	}
 	return queue.Register(registry)

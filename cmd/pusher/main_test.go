@@ -1,15 +1,13 @@
 package main
 
 import (
-	"errors"
 	"flag"
 	"net"
+	"net/http/httptest"
 	"os"
 	"os/exec"
-	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -34,28 +32,14 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(func() { _ = taken.Close() })
 			env.Setenv("TAKEN", taken.Addr().String())
+			r := &receiver{token: "right", times: make(map[string][]int64)}
+			server := httptest.NewServer(r)
+			env.Defer(server.Close)
+			env.Setenv("RECEIVER", server.URL)
 			return os.WriteFile(env.WorkDir+"/unreadable", nil, 0o000)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			// refused PATTERN ARG...: pusher ARG... ends within a second, not with
-			// 0, after one line that matches, and nothing on stdout.
-			"refused": func(ts *testscript.TestScript, _ bool, args []string) {
-				start := time.Now()
-				err := ts.Exec("pusher", args[1:]...)
-				took := time.Since(start)
-				said := ts.ReadFile("stderr")
-				var exit *exec.ExitError
-				switch {
-				case !errors.As(err, &exit) || exit.ExitCode() <= 0:
-					ts.Fatalf("pusher %q: got %v, want an exit code that is not 0", args[1:], err)
-				case took > time.Second:
-					ts.Fatalf("pusher %q took %s, want at most a second", args[1:], took)
-				case strings.Count(said, "\n") != 1 || !regexp.MustCompile(args[0]).MatchString(said):
-					ts.Fatalf("pusher %q said %q, want one line that matches %s", args[1:], said, args[0])
-				case ts.ReadFile("stdout") != "":
-					ts.Fatalf("pusher %q printed %q, want nothing", args[1:], ts.ReadFile("stdout"))
-				}
-			},
+			"refused": rig.Refused("pusher"),
 		},
 	})
 }

@@ -59,10 +59,10 @@ const (
 	maxSaid   = 200
 )
 
-func (r *run) attempt(ctx context.Context, record spool.Record) verdict {
-	ctx, cancel := context.WithTimeout(ctx, r.or(r.Timeout, defaultTimeout))
+func (p *Pusher) attempt(ctx context.Context, body []byte) verdict {
+	ctx, cancel := context.WithTimeout(ctx, p.or(p.Timeout, defaultTimeout))
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, r.URL, bytes.NewReader(record.Body))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, p.URL, bytes.NewReader(body))
 	if err != nil {
 		return verdict{outcome: again, reason: network, err: err}
 	}
@@ -70,14 +70,14 @@ func (r *run) attempt(ctx context.Context, record spool.Record) verdict {
 	request.Header.Set("Content-Encoding", "snappy")
 	request.Header.Set("Content-Type", "application/x-protobuf")
 	request.Header.Set("X-Prometheus-Remote-Write-Version", "0.1.0")
-	if r.Node != "" {
-		request.Header.Set(nodeHeader, r.Node)
+	if p.Node != "" {
+		request.Header.Set(nodeHeader, p.Node)
 	}
-	if r.Interval > 0 {
-		request.Header.Set(intervalHeader, decimal(r.Interval.Seconds()))
+	if p.Interval > 0 {
+		request.Header.Set(intervalHeader, decimal(p.Interval.Seconds()))
 	}
 	request.Header.Set(timeHeader, decimal(float64(time.Now().UnixMicro())/1e6))
-	response, err := r.Client.Do(request)
+	response, err := p.Client.Do(request)
 	if err != nil {
 		return verdict{outcome: again, reason: network, err: err}
 	}

@@ -76,6 +76,19 @@ func (p *Pusher) Trouble() error {
 	return nil
 }
 
+// Greet asks the receiver, by a message without samples, whether it takes this
+// node's credentials, and returns what it says when it does not. Any other
+// answer, and none within ctx, is no error: the receiver may come later.
+func (p *Pusher) Greet(ctx context.Context) error {
+	if v := p.attempt(ctx, []byte(emptyMessage)); v.reason == unauthorized {
+		return v.err
+	}
+	return nil
+}
+
+// emptyMessage is a snappy block of no bytes, a message without fields.
+const emptyMessage = "\x00"
+
 // Run delivers until ctx ends, and then, for as long as Drain allows, what is
 // left in the spool; it returns nil, at once when [spool.Spool.Finish] was
 // called and everything is delivered.
@@ -164,7 +177,7 @@ func (p *Pusher) newRun(ctx context.Context) *run {
 func (r *run) deliver(drain context.Context, record spool.Record) bool {
 	for {
 		start := time.Now()
-		v := r.attempt(drain, record)
+		v := r.attempt(drain, record.Body)
 		r.duration.Add(time.Since(start).Seconds())
 		if drain.Err() != nil && v.outcome == again {
 			return false // the end of the drain cut it off

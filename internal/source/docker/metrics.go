@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"errors"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,16 +22,18 @@ type skipCounters [skipReasons]atomic.Uint64
 
 // Register exports what the source leaves out and how often it has had to
 // look for the engine again.
-func (s *Source) Register(r prometheus.Registerer) {
+func (s *Source) Register(r prometheus.Registerer) error {
+	var errs []error
 	for i, reason := range [skipReasons]string{"gone", "broken", "nameless", "same_name", "limit", "no_process"} {
-		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		errs = append(errs, r.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name:        "fanin_docker_skipped_total",
 			Help:        "Containers, or parts of them, that were left out, by reason.",
 			ConstLabels: prometheus.Labels{"reason": reason},
-		}, func() float64 { return float64(s.skips[i].Load()) }))
+		}, func() float64 { return float64(s.skips[i].Load()) })))
 	}
-	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+	errs = append(errs, r.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "fanin_docker_reconnects_total",
 		Help: "How often the connection to the Docker engine ended or could not be made.",
-	}, func() float64 { return float64(s.retries.Load()) }))
+	}, func() float64 { return float64(s.retries.Load()) })))
+	return errors.Join(errs...)
 }
