@@ -41,7 +41,7 @@ bench:
 
 ## lint: golangci-lint as .golangci.yml says, and shellcheck
 lint: $(CACHE)/golangci-lint
-	$(CACHE)/golangci-lint run
+	$(CACHE)/golangci-lint run --allow-parallel-runners
 	@if command -v shellcheck >/dev/null; then shellcheck -S warning stack/demo stack/setup internal/e2e/deps .ci/run; fi
 
 $(CACHE)/golangci-lint: tools/lint/go.mod

@@ -60,11 +60,11 @@ func open(path string, places map[string]place, nested string) (*Group, error) {
 		delete(places, unified)
 	}
 	if err := g.openAll(nested); err != nil {
-		g.Close()
+		_ = g.Close()
 		return nil, err
 	}
 	if len(g.files) == 0 {
-		g.Close()
+		_ = g.Close()
 		return nil, ErrGone
 	}
 	return g, nil
@@ -255,7 +255,7 @@ func (g *Group) Read(s *Stats) error {
 		}
 		b, err := g.read(f)
 		switch {
-		case err == ErrGone:
+		case errors.Is(err, ErrGone):
 			*s = Stats{}
 			return ErrGone
 		case err != nil && failed == nil:
@@ -286,7 +286,7 @@ func (g *Group) readLimits(at time.Time) error {
 		var r reading
 		for i := range files {
 			b, err := g.read(&files[i])
-			if err == ErrGone {
+			if errors.Is(err, ErrGone) {
 				return err
 			}
 			if err == nil {
@@ -321,7 +321,7 @@ func (g *Group) PID() (int, error) {
 		if e == nil {
 			return pid, nil
 		}
-		if e != ErrGone {
+		if !errors.Is(e, ErrGone) {
 			err = e
 		}
 	}
@@ -338,7 +338,7 @@ func firstProcess(dir string) (int, error) {
 		if pid > 0 {
 			return pid, nil
 		}
-		if err != nil && failed == ErrGone {
+		if err != nil && errors.Is(failed, ErrGone) {
 			failed = err
 		}
 		entries, _ := os.ReadDir(at)
@@ -359,7 +359,7 @@ func readProcs(name string) (int, error) {
 	defer f.Close()
 	buf := make([]byte, 4096)
 	n, err := f.Read(buf)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return 0, missing(err)
 	}
 	return parseProcs(buf[:n]), nil

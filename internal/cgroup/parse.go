@@ -208,11 +208,10 @@ func pressure(b []byte) (some, full Value) {
 // forget the line break behind a device without numbers, so a word that looks
 // like a device begins one wherever it stands.
 func parseIOStat(b []byte, disks []Disk) []Disk {
-	at := -1
 	for len(b) > 0 {
 		var line []byte
 		line, b = cutLine(b)
-		at = -1
+		at := -1
 		for len(line) > 0 {
 			var w []byte
 			w, line = word(line)

@@ -316,19 +316,19 @@ func TestRealGone(t *testing.T) {
 	for _, root := range tr.roots() {
 		removeGroup(t, filepath.Join(root, path))
 	}
-	if err := g.Read(&s); err != cgroup.ErrGone || s != (cgroup.Stats{}) {
+	if err := g.Read(&s); !errors.Is(err, cgroup.ErrGone) || s != (cgroup.Stats{}) {
 		t.Errorf("read: got %v and %+v, want %v and nothing", err, s, cgroup.ErrGone)
 	}
 	if err := g.Disks(func(d *cgroup.Disk) { t.Errorf("disk of a group that is gone: %+v", d) }); !errors.Is(err, cgroup.ErrGone) {
 		t.Errorf("disks: got %v, want %v", err, cgroup.ErrGone)
 	}
-	if pid, err := g.PID(); err != cgroup.ErrGone {
+	if pid, err := g.PID(); !errors.Is(err, cgroup.ErrGone) {
 		t.Errorf("process: got %d, %v, want %v", pid, err, cgroup.ErrGone)
 	}
-	if _, err := l.Container(id); err != cgroup.ErrGone {
+	if _, err := l.Container(id); !errors.Is(err, cgroup.ErrGone) {
 		t.Errorf("by id: got %v, want %v", err, cgroup.ErrGone)
 	}
-	if _, err := l.OfPID(c.pid()); err != cgroup.ErrGone {
+	if _, err := l.OfPID(c.pid()); !errors.Is(err, cgroup.ErrGone) {
 		t.Errorf("by process: got %v, want %v", err, cgroup.ErrGone)
 	}
 	if ids, err := l.Containers(); err != nil || slices.Contains(ids, id) {

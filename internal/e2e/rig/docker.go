@@ -101,7 +101,7 @@ func (d *Docker) StartDaemon(t testing.TB) {
 		if err == nil {
 			return
 		}
-		if ended := d.Process.Wait(0); ended == nil || ended.Error() != "still running" || time.Now().After(deadline) {
+		if ended := d.Process.Wait(0); !errors.Is(ended, ErrStillRunning) || time.Now().After(deadline) {
 			t.Fatalf("dockerd does not answer: %v; it said last:\n%s", err, d.Process.Tail(4096))
 		}
 		time.Sleep(20 * time.Millisecond)
@@ -352,18 +352,18 @@ func (d *Docker) Network(t testing.TB, name string) {
 // removeAll removes every container, as long as dockerd runs.
 func (d *Docker) removeAll(t testing.TB) {
 	t.Helper()
-	if err := d.Process.Wait(0); err == nil || err.Error() != "still running" {
+	if err := d.Process.Wait(0); !errors.Is(err, ErrStillRunning) {
 		return
 	}
 	_ = d.Process.Signal(syscall.SIGCONT)
-	var all []struct{ Id string }
+	var all []struct{ ID string }
 	if err := d.call("GET", "/containers/json?all=1", nil, &all); err != nil {
 		t.Logf("list containers to remove them: %v", err)
 		return
 	}
 	for _, c := range all {
-		if err := d.call("DELETE", "/containers/"+c.Id+"?force=1", nil, nil); err != nil {
-			t.Logf("remove container %s: %v", c.Id, err)
+		if err := d.call("DELETE", "/containers/"+c.ID+"?force=1", nil, nil); err != nil {
+			t.Logf("remove container %s: %v", c.ID, err)
 		}
 	}
 }

@@ -105,7 +105,7 @@ func (n *NginxServer) waitListening(address string, d time.Duration) error {
 		switch end := n.Wait(50 * time.Millisecond); {
 		case end == nil:
 			return errors.New("ended by itself, with exit code 0")
-		case end.Error() != "still running":
+		case !errors.Is(end, ErrStillRunning):
 			return fmt.Errorf("ended by itself: %w", end)
 		}
 		if time.Now().After(deadline) {

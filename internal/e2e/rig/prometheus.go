@@ -294,7 +294,7 @@ func (p *PrometheusServer) waitReady(d time.Duration) error {
 		switch end := p.Wait(50 * time.Millisecond); {
 		case end == nil:
 			return errors.New("ended by itself, with exit code 0")
-		case end.Error() != "still running":
+		case !errors.Is(end, ErrStillRunning):
 			return fmt.Errorf("ended by itself: %w", end)
 		}
 		if time.Now().After(deadline) {

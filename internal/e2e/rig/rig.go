@@ -134,13 +134,16 @@ func StartCmd(t testing.TB, cmd *exec.Cmd) *Process {
 // Signal sends a signal to the process alone.
 func (p *Process) Signal(s syscall.Signal) error { return p.Cmd.Process.Signal(s) }
 
+// ErrStillRunning is what [Process.Wait] returns when its time is up.
+var ErrStillRunning = errors.New("still running")
+
 // Wait waits for the end of the process, at most for d.
 func (p *Process) Wait(d time.Duration) error {
 	select {
 	case <-p.done:
 		return p.err
 	case <-time.After(d):
-		return errors.New("still running")
+		return ErrStillRunning
 	}
 }
 
@@ -150,7 +153,7 @@ func (p *Process) Stop(grace time.Duration) {
 	group := -p.Cmd.Process.Pid
 	_ = syscall.Kill(group, syscall.SIGTERM)
 	_ = syscall.Kill(group, syscall.SIGCONT)
-	if err := p.Wait(grace); err != nil && err.Error() == "still running" {
+	if err := p.Wait(grace); errors.Is(err, ErrStillRunning) {
 		_ = syscall.Kill(group, syscall.SIGKILL)
 		<-p.done
 	}

@@ -54,7 +54,7 @@ func run(args []string) error {
 	case "busy":
 		for range number(1, 1) {
 			go func() {
-				for {
+				for { //nolint:staticcheck // using a whole core is what it is for
 				}
 			}()
 		}

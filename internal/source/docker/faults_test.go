@@ -72,10 +72,10 @@ func TestChurn(t *testing.T) {
 						if _, err := os.Stat("/sys/fs/cgroup/cpu/docker/" + id); err == nil {
 							return errors.New("killed container is still there")
 						}
-						var all []struct{ Id string }
+						var all []struct{ ID string }
 						d.API(t, "GET", "/containers/json?all=1", nil, &all)
 						for _, c := range all {
-							if c.Id == id {
+							if c.ID == id {
 								return errors.New("killed container is still listed")
 							}
 						}

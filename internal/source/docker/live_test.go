@@ -417,9 +417,12 @@ func TestNetworkIsTheGuestsOwnView(t *testing.T) {
 		name, direction string
 		want            float64
 	}{
-		{"client", "receive", received}, {"client", "transmit", sent},
-		{"server", "receive", sent}, {"server", "transmit", received},
-		{"beside", "receive", received}, {"beside", "transmit", sent},
+		{"client", "receive", received},
+		{"client", "transmit", sent},
+		{"server", "receive", sent},
+		{"server", "transmit", received},
+		{"beside", "receive", received},
+		{"beside", "transmit", sent},
 	} {
 		// Headers and acknowledgements come on top: at most a tenth of the larger direction.
 		if got := get(p, c.direction, c.name); got < c.want || got > c.want*1.1+0.1*received {

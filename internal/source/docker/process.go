@@ -194,7 +194,7 @@ func readAt(dir int, name string, buf []byte) ([]byte, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	buf = buf[:0]
 	for {
 		if len(buf) == cap(buf) {
