@@ -46,7 +46,7 @@ func Libvirtd(t testing.TB) *Libvirt {
 	l := &Libvirt{
 		URI:         "qemu+unix:///system?socket=" + dir + "/libvirt-sock-ro",
 		WritableURI: "qemu+unix:///system?socket=" + dir + "/libvirt-sock",
-		Dir:         dir, t: t, kernel: Kernel(t),
+		Dir:         dir, t: t,
 	}
 	for _, d := range []string{"", "etc/qemu", "etc/nwfilter", "lib", "log"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
@@ -57,6 +57,7 @@ func Libvirtd(t testing.TB) *Libvirt {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	l.kernel = l.file("vmlinuz", string(kernel(t)))
 	l.file("etc/libvirtd.conf", `unix_sock_dir = "`+dir+`"
 unix_sock_ro_perms = "0777"
 unix_sock_rw_perms = "0700"
@@ -313,8 +314,8 @@ func (l *Libvirt) Define(d Domain) *Guest {
 <devices>
 <serial type='file'><source path='%s'/><target port='0'/></serial>
 %s%s
-</devices></domain>`, g.Name, d.MemoryMiB, max(1, d.VCPUs), l.kernel, Initramfs(l.t, d.Files, d.Init, d.Modules...),
-		g.Console, d.Balloon, d.Devices)
+</devices></domain>`, g.Name, d.MemoryMiB, max(1, d.VCPUs), l.kernel,
+		l.file(filepath.Base(g.Console)+".initramfs", string(initramfs(l.t, d.Files, d.Init, d.Modules...))), g.Console, d.Balloon, d.Devices)
 	file := l.file(filepath.Base(g.Console)+".xml", xml)
 	if d.Transient {
 		l.Virsh("create", file)

@@ -27,6 +27,12 @@ import (
 // machine it needs no_timer_check: its test of the timer then fails by chance.
 func Kernel(t testing.TB) string {
 	t.Helper()
+	return publicFile(t, "vmlinuz", kernel(t))
+}
+
+// kernel is the file itself, for whoever puts it elsewhere.
+func kernel(t testing.TB) []byte {
+	t.Helper()
 	found, err := filepath.Glob(filepath.Join(kernelTree(t), "boot", "vmlinuz-*"))
 	if err != nil || len(found) != 1 {
 		t.Fatalf("the kernel package holds %d kernels (%v), want 1", len(found), err)
@@ -35,7 +41,7 @@ func Kernel(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return publicFile(t, "vmlinuz", b)
+	return b
 }
 
 // VirtioModules are the modules of [Kernel] that a guest of libvirt needs for
@@ -54,6 +60,11 @@ func VirtioModules() []string {
 // modules in the order given and goes on with the given shell script, as
 // process 1 with the console as its input and output.
 func Initramfs(t testing.TB, files map[string]string, init string, modules ...string) string {
+	t.Helper()
+	return publicFile(t, "initramfs.gz", initramfs(t, files, init, modules...))
+}
+
+func initramfs(t testing.TB, files map[string]string, init string, modules ...string) []byte {
 	t.Helper()
 	Need(t, "busybox")
 	var out bytes.Buffer
@@ -87,7 +98,7 @@ func Initramfs(t testing.TB, files map[string]string, init string, modules ...st
 	if a.err != nil {
 		t.Fatalf("initramfs: %v", a.err)
 	}
-	return publicFile(t, "initramfs.gz", out.Bytes())
+	return out.Bytes()
 }
 
 // archive writes the "newc" cpio format of the kernel's
