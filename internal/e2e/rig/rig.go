@@ -142,6 +142,11 @@ func (p *Process) Wait(d time.Duration) error {
 	select {
 	case <-p.done:
 		return p.err
+	default:
+	}
+	select {
+	case <-p.done:
+		return p.err
 	case <-time.After(d):
 		return ErrStillRunning
 	}
@@ -150,6 +155,11 @@ func (p *Process) Wait(d time.Duration) error {
 // Stop ends the process group: SIGTERM (and SIGCONT, should it be stopped),
 // then SIGKILL after grace.
 func (p *Process) Stop(grace time.Duration) {
+	select {
+	case <-p.done:
+		return // its number may be another group's by now
+	default:
+	}
 	group := -p.Cmd.Process.Pid
 	_ = syscall.Kill(group, syscall.SIGTERM)
 	_ = syscall.Kill(group, syscall.SIGCONT)

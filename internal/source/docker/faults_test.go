@@ -188,6 +188,10 @@ func TestHang(t *testing.T) {
 			if usage <= first {
 				t.Errorf("counter of a busy container while the engine hangs for 6 s: got %v at the beginning and %v at the end", first, usage)
 			}
+			status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.Process.Cmd.Process.Pid))
+			if err != nil || !strings.Contains(string(status), "T (stopped)") {
+				t.Errorf("the engine was not stopped all the time: %v\n%s", err, status)
+			}
 			if firstError < 1500*time.Millisecond || firstError > 4500*time.Millisecond {
 				t.Errorf("first error after %s, want it after two intervals of a second", firstError)
 			}

@@ -24,10 +24,10 @@ var (
 )
 
 // Pressure, as in the kernel's Documentation/accounting/psi.rst: waiting is
-// "some", stalled is "full".
+// "some", stalled is "full". For processors the kernel calls a whole system's
+// "full" undefined.
 var (
 	PressureCPUWaiting    = sample.NewCounter("testbed_host_pressure_cpu_waiting_seconds_total", "seconds", "How long at least one task of the host waited for a core.")
-	PressureCPUStalled    = sample.NewCounter("testbed_host_pressure_cpu_stalled_seconds_total", "seconds", "How long all tasks of the host at once waited for a core.")
 	PressureMemoryWaiting = sample.NewCounter("testbed_host_pressure_memory_waiting_seconds_total", "seconds", "How long at least one task of the host waited for memory.")
 	PressureMemoryStalled = sample.NewCounter("testbed_host_pressure_memory_stalled_seconds_total", "seconds", "How long all tasks of the host at once waited for memory.")
 	PressureIOWaiting     = sample.NewCounter("testbed_host_pressure_io_waiting_seconds_total", "seconds", "How long at least one task of the host waited for a disk.")

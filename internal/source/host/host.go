@@ -145,7 +145,10 @@ func (s *Source) start() error {
 		*one.series = sample.New(one.family)
 	}
 	for i, r := range resources {
-		f.waiting[i], f.stalled[i] = sample.New(r.waiting), sample.New(r.stalled)
+		f.waiting[i] = sample.New(r.waiting)
+		if r.stalled != nil {
+			f.stalled[i] = sample.New(r.stalled)
+		}
 	}
 	s.ready = true
 	return nil

@@ -47,12 +47,13 @@ func (s *Source) readLoadavg(b *sample.Batch) error {
 	return nil
 }
 
-// resources are the files under /proc/pressure.
+// resources are the files under /proc/pressure. For the whole system the full
+// line of cpu is there since Linux 5.13 and always 0, which means undefined.
 var resources = [...]struct {
 	file             string
 	waiting, stalled *sample.Family
 }{
-	{"cpu", PressureCPUWaiting, PressureCPUStalled},
+	{"cpu", PressureCPUWaiting, nil},
 	{"memory", PressureMemoryWaiting, PressureMemoryStalled},
 	{"io", PressureIOWaiting, PressureIOStalled},
 }
@@ -70,9 +71,7 @@ func (s *Source) readPressure(b *sample.Batch) error {
 		if p.Some != nil {
 			b.Add(s.fixed.waiting[i], t, float64(p.Some.Total)/1e6)
 		}
-		// For the whole system a full line of cpu is there since Linux 5.13
-		// and always 0, which means undefined (Documentation/accounting/psi.rst).
-		if p.Full != nil && r.file != "cpu" {
+		if p.Full != nil && r.stalled != nil {
 			b.Add(s.fixed.stalled[i], t, float64(p.Full.Total)/1e6)
 		}
 	}
