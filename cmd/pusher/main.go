@@ -80,7 +80,7 @@ func runPusher(ctx context.Context, log *slog.Logger, o *options) error {
 		return err
 	}
 	if err := greet(ctx, delivery); err != nil {
-		return fmt.Errorf("--push.url %s: %w", o.url, err)
+		return fmt.Errorf("--push.url: %w", err)
 	}
 	tasks := []daemon.Task{
 		{Name: "sampler", Run: func(ctx context.Context) error {

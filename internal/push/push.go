@@ -6,6 +6,7 @@ package push
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -81,7 +82,7 @@ func (p *Pusher) Trouble() error {
 // answer, and none within ctx, is no error: the receiver may come later.
 func (p *Pusher) Greet(ctx context.Context) error {
 	if v := p.attempt(ctx, []byte(emptyMessage)); v.reason == unauthorized {
-		return v.err
+		return fmt.Errorf("%s answers %w", redacted(p.URL), v.err)
 	}
 	return nil
 }
