@@ -17,7 +17,7 @@ func words() template.FuncMap {
 	return template.FuncMap{
 		"percent": percent, "size": size, "rate": rate, "age": age, "plain": plain,
 		"load":   func(n number) string { return written(n, "%.2f", 1) },
-		"offset": func(n number) string { return written(n, "%+.0f ms", 1000) },
+		"offset": offset,
 		"clock":  func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
 		"kind":   kindName,
 		"count": func(n int, what string) string {
@@ -38,6 +38,14 @@ func written(n number, format string, times float64) string {
 		return none
 	}
 	return fmt.Sprintf(format, n.V*times)
+}
+
+// offset is a clock's, to the millisecond.
+func offset(n number) string {
+	if !n.OK {
+		return none
+	}
+	return fmt.Sprintf("%+d ms", int64(math.Round(n.V*1000)))
 }
 
 func percent(n number) string { return written(n, "%.1f %%", 1) }
