@@ -217,30 +217,45 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request, job *work) *refus
 	return nil
 }
 
-// take admits a body's series and keeps their points.
+// take admits a body's series and keeps their points. Of a sender outside the
+// cluster nothing is remembered, as without credentials it may call itself
+// anything.
 func (h *Handler) take(w http.ResponseWriter, r *http.Request, host string, job *work, request *wire.Request) *refusal {
-	now := time.Now()
 	clear(job.refused)
+	node, written := "unknown", 0
+	if h.Roster().HasHost(host) {
+		node = host
+		written = h.keep(r, host, job, request)
+	} else {
+		request.EachSeries(func(claim *wire.Series) { job.refused[admission.UnknownHost] += max(1, len(claim.Points)) })
+	}
+	for reason, n := range job.refused {
+		h.metrics.refused.WithLabelValues(node, string(reason)).Add(float64(n))
+	}
+	return h.answer(w, job, written)
+}
+
+// keep returns how many samples are in the window now, whether by this body
+// or by one before.
+func (h *Handler) keep(r *http.Request, host string, job *work, request *wire.Request) int {
+	now := time.Now()
 	job.points, job.heard = job.points[:0], sample.Owner{}
 	interval := seconds(r.Header.Get(IntervalHeader), time.Hour)
-	known := h.Roster().HasHost(host)
-	if known {
-		h.Presence.HostHeard(host, now, interval)
-		if sent := seconds(r.Header.Get(TimeHeader), 1<<62); sent > 0 {
-			h.Presence.ClockRead(host, time.Unix(0, int64(sent)).Sub(now))
-		}
+	h.Presence.HostHeard(host, now, interval)
+	if sent := seconds(r.Header.Get(TimeHeader), 1<<62); sent > 0 {
+		h.Presence.ClockRead(host, time.Unix(0, int64(sent)).Sub(now))
 	}
 	session := h.Gate.Begin(host, now)
 	request.EachMetadata(session.Learn)
 	request.EachSeries(func(claim *wire.Series) { h.admit(session, claim, host, job, now) })
 	session.End()
 
-	keep := presence.Keep(interval)
+	stay := presence.Keep(interval)
 	if interval == 0 {
-		keep = stockKeep
+		stay = stockKeep
 	}
 	duplicates := 0
-	stored := h.Window.Append(job.points, now, keep, func(_ int, o window.Outcome) {
+	stored := h.Window.Append(job.points, now, stay, func(_ int, o window.Outcome) {
 		switch o {
 		case window.Duplicate:
 			duplicates++
@@ -250,16 +265,9 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, host string, job 
 			job.refused[admission.SeriesLimit]++
 		}
 	})
-	node := "unknown"
-	if known {
-		node = host
-	}
-	h.metrics.stored.WithLabelValues(node).Add(float64(stored))
-	h.metrics.duplicates.WithLabelValues(node).Add(float64(duplicates))
-	for reason, n := range job.refused {
-		h.metrics.refused.WithLabelValues(node, string(reason)).Add(float64(n))
-	}
-	return h.answer(w, job, stored+duplicates)
+	h.metrics.stored.WithLabelValues(host).Add(float64(stored))
+	h.metrics.duplicates.WithLabelValues(host).Add(float64(duplicates))
+	return stored + duplicates
 }
 
 func (h *Handler) answer(w http.ResponseWriter, job *work, written int) *refusal {

@@ -171,6 +171,14 @@ func TestPush(t *testing.T) {
 	if got := testutil.ToFloat64(g.metrics.duplicates.WithLabelValues("h1")); got != 1 {
 		t.Fatalf("got %v duplicates, want 1", got)
 	}
+	// From a host of no cluster; it is not remembered.
+	answer, _ = g.push(t, "h9", body(t, fmt.Sprint("testbed_host_cpu - 1 ", now+1), fmt.Sprint("testbed_guest_cpu signal-web 99 ", now+1)), nil)
+	if got := answer.Header.Get(RefusedHeader); got != "unknown_host=2" || g.page() != want {
+		t.Fatalf("got refused %q and page\n%s", got, g.page())
+	}
+	if got := testutil.ToFloat64(g.metrics.refused.WithLabelValues("unknown", "unknown_host")); got != 2 {
+		t.Fatalf("got %v counted as unknown_host, want 2", got)
+	}
 	// From the wrong host.
 	answer, _ = g.push(t, "h2", body(t, fmt.Sprint("testbed_guest_cpu signal-web 99 ", now+1)), nil)
 	if got := answer.Header.Get(RefusedHeader); got != "wrong_host=1" || g.page() != want {
