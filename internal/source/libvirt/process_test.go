@@ -77,10 +77,14 @@ func TestProcess(t *testing.T) {
 	if got := float64(time.Now().UnixNano())/1e9 - p.started; math.Abs(got) > 5 {
 		t.Errorf("started %.1f s ago, want a moment", got)
 	}
-	s, err := p.read()
-	if err != nil || s.rssPages == 0 {
-		t.Errorf("read %+v, %v", s, err)
-	}
+	// Right after its start a process may have no pages yet.
+	rig.Eventually(t, 5*time.Second, func() error {
+		s, err := p.read()
+		if err == nil && s.rssPages == 0 {
+			return fmt.Errorf("no resident pages in %+v", s)
+		}
+		return err
+	})
 	a.Stop(time.Second)
 	if s, err := p.read(); !errors.Is(err, cgroup.ErrGone) {
 		t.Errorf("after its end: %+v, %v, want ErrGone", s, err)
