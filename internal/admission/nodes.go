@@ -29,7 +29,7 @@ const NodeHeader = "X-Fanin-Node"
 var (
 	ErrNoCredentials  = errors.New("credentials are needed: a bearer token, or basic auth with the node's name and its token")
 	ErrBadCredentials = errors.New("the credentials belong to no node")
-	ErrNoName         = errors.New("say who you are in the header " + NodeHeader)
+	ErrNoName         = errors.New("say who you are: in the header " + NodeHeader + " or as the user of basic auth, with any password")
 	ErrNotLoopback    = errors.New("without a nodes file only senders on this machine are believed; start the gateway with --push.nodes-file")
 )
 
@@ -119,6 +119,9 @@ func claimed(r *http.Request) (string, error) {
 		return "", ErrNotLoopback
 	}
 	name := r.Header.Get(NodeHeader)
+	if name == "" {
+		name, _, _ = r.BasicAuth() // for senders that can not set headers
+	}
 	if name == "" {
 		return "", ErrNoName
 	}

@@ -92,6 +92,23 @@ func TestLoopbackIsBelievedWithoutAFile(t *testing.T) {
 	}
 }
 
+func TestNameFromBasicAuth(t *testing.T) {
+	nodes, err := NewNodes("", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := httptest.NewRequest(http.MethodPost, "/api/v1/write", nil)
+	r.RemoteAddr = "127.0.0.1:1234"
+	r.SetBasicAuth("main-host", "whatever")
+	if got, err := nodes.Authenticate(r); got != "main-host" || err != nil {
+		t.Fatalf("got %q, %v, want main-host", got, err)
+	}
+	r.Header.Set(NodeHeader, "client-1") // says it better
+	if got, err := nodes.Authenticate(r); got != "client-1" || err != nil {
+		t.Fatalf("got %q, %v, want client-1", got, err)
+	}
+}
+
 func TestBadNodesFiles(t *testing.T) {
 	for name, c := range map[string]struct{ content, want string }{
 		"empty":            {"", "EOF"},
