@@ -57,6 +57,9 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends libvirt0 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
 COPY --from=build-pusher /out/pusher /usr/bin/pusher
+# A volume that is mounted here takes the mode over, so that any user can have
+# a spool in it.
+RUN install -d -m 1777 /var/lib/fanin
 USER 65532:65532
 ENTRYPOINT ["/usr/bin/pusher"]
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 \

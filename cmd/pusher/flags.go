@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/prometheus/common/version"
 
 	"fanin/internal/push"
+	"fanin/internal/spool"
 )
 
 type options struct {
@@ -26,6 +29,8 @@ type options struct {
 	passwdFile  string
 	caFile      string
 	httpConfig  string
+	spoolPath   string
+	spoolFsync  string
 	spoolBytes  int64
 	spoolAge    time.Duration
 	listen      []string
@@ -37,6 +42,8 @@ const (
 	shortestInterval = 100 * time.Millisecond
 	longestInterval  = time.Minute
 	smallestSpool    = 1 << 20
+	shortestSync     = 10 * time.Millisecond
+	longestSync      = time.Minute
 )
 
 func flags(app *kingpin.Application) *options {
@@ -63,8 +70,12 @@ func flags(app *kingpin.Application) *options {
 	app.Flag("push.http-config.file", "File in the format of Prometheus' HTTP client configuration, instead of the four flags above.").
 		PlaceHolder("FILE").StringVar(&o.httpConfig)
 
-	app.Flag("spool.max-bytes", "How many bytes are kept in memory for a gateway that is away; the oldest is dropped first.").
-		Default("67108864").Int64Var(&o.spoolBytes)
+	app.Flag("spool.path", "Directory for what is not delivered yet, for this pusher alone. By default $STATE_DIRECTORY; without it /var/lib/fanin/spool for root and fanin/spool in $XDG_STATE_HOME or ~/.local/state for others.").
+		PlaceHolder("DIR").StringVar(&o.spoolPath)
+	app.Flag("spool.fsync", "When a sample is safe from a power cut: always (at once), or at most so long after it was taken, as in 1s.").
+		Default("always").StringVar(&o.spoolFsync)
+	app.Flag("spool.max-bytes", "How many bytes are kept there for a gateway that is away; the oldest is dropped first.").
+		Default("536870912").Int64Var(&o.spoolBytes)
 	app.Flag("spool.max-age", "How long they are kept.").
 		Default("2h").DurationVar(&o.spoolAge)
 
@@ -90,7 +101,60 @@ func (o *options) check() error {
 	if o.spoolBytes < smallestSpool || o.spoolAge < time.Second {
 		return fmt.Errorf("--spool.max-bytes %d, --spool.max-age %s: must be at least 1048576 and 1s", o.spoolBytes, o.spoolAge)
 	}
+	if _, err := o.spoolSync(); err != nil {
+		return err
+	}
 	return o.checkSampling()
+}
+
+// spoolSync reads --spool.fsync.
+func (o *options) spoolSync() (time.Duration, error) {
+	if o.spoolFsync == "always" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(o.spoolFsync)
+	if err != nil || d < shortestSync || d > longestSync {
+		return 0, fmt.Errorf("--spool.fsync %q: must be always, or from %s to %s", o.spoolFsync, shortestSync, longestSync)
+	}
+	return d, nil
+}
+
+// spoolDir is the directory for the spool: the one that was asked for, or
+// where such things belong (systemd.exec(5), XDG Base Directory
+// Specification).
+func (o *options) spoolDir(root bool, getenv func(string) string) (string, error) {
+	state, _, _ := strings.Cut(getenv("STATE_DIRECTORY"), ":") // of several the first
+	xdg, home := getenv("XDG_STATE_HOME"), getenv("HOME")
+	switch {
+	case o.spoolPath != "":
+		return o.spoolPath, nil
+	case state != "":
+		return state, nil
+	case root:
+		return "/var/lib/fanin/spool", nil
+	case filepath.IsAbs(xdg):
+		return filepath.Join(xdg, "fanin", "spool"), nil
+	case filepath.IsAbs(home):
+		return filepath.Join(home, ".local", "state", "fanin", "spool"), nil
+	}
+	return "", errors.New("--spool.path: must be given, as there is no home directory for its default")
+}
+
+// openSpool opens the queue.
+func (o *options) openSpool(log *slog.Logger) (*spool.Spool, error) {
+	dir, err := o.spoolDir(os.Geteuid() == 0, os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	sync, err := o.spoolSync()
+	if err != nil {
+		return nil, err
+	}
+	queue, err := spool.Open(spool.Options{Dir: dir, Sync: sync, MaxBytes: o.spoolBytes, MaxAge: o.spoolAge, Log: log})
+	if err != nil {
+		return nil, fmt.Errorf("--spool.path: %w", err)
+	}
+	return queue, nil
 }
 
 // checkSampling is what the commands that push nothing check too.

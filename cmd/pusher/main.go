@@ -64,11 +64,11 @@ func runPusher(ctx context.Context, log *slog.Logger, o *options) error {
 
 	sources := o.open(log)
 	defer closeAll(sources)
-	queue, err := spool.Open(spool.Options{MaxBytes: o.spoolBytes, MaxAge: o.spoolAge, Log: log})
+	queue, err := o.openSpool(log)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = queue.Close() }() // which logs what is lost
+	defer func() { _ = queue.Close() }() // which logs what stays
 	commit := newCommitter(queue, log, registry)
 	clock := &sampler.Sampler{Sources: sources, Interval: o.interval, Output: commit.points, Log: log, Metrics: registry}
 	delivery := &push.Pusher{URL: o.url, Client: client, Spool: queue, Node: o.node, Interval: o.interval, Log: log, Metrics: registry}

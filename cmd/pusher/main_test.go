@@ -31,6 +31,7 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Defer(func() { _ = taken.Close() })
+			env.Setenv("STATE_DIRECTORY", env.WorkDir+"/state")
 			env.Setenv("TAKEN", taken.Addr().String())
 			r := &receiver{token: "right", times: make(map[string][]int64)}
 			server := httptest.NewServer(r)
@@ -56,5 +57,29 @@ func TestOncePage(t *testing.T) {
 	check.Stdin = strings.NewReader(string(page))
 	if said, err := check.CombinedOutput(); err != nil || len(said) > 0 {
 		t.Errorf("promtool: %v, says\n%s\nof\n%s", err, said, page)
+	}
+}
+
+// TestSpoolDir: where the spool is when nobody says.
+func TestSpoolDir(t *testing.T) {
+	for _, c := range []struct {
+		flag, state, xdg, home string
+		root                   bool
+		want                   string
+	}{
+		{"/x", "/state", "/xdg", "/home/me", true, "/x"},
+		{"", "/state", "/xdg", "/home/me", true, "/state"},
+		{"", "/state:/more", "", "", false, "/state"},
+		{"", "", "/xdg", "/home/me", true, "/var/lib/fanin/spool"},
+		{"", "", "/xdg", "/home/me", false, "/xdg/fanin/spool"},
+		{"", "", "relative", "/home/me", false, "/home/me/.local/state/fanin/spool"}, // XDG: must be ignored
+		{"", "", "", "", false, ""},
+	} {
+		environment := map[string]string{"STATE_DIRECTORY": c.state, "XDG_STATE_HOME": c.xdg, "HOME": c.home}
+		o := &options{spoolPath: c.flag}
+		got, err := o.spoolDir(c.root, func(name string) string { return environment[name] })
+		if got != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("%+v: got %q, %v", c, got, err)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -19,6 +21,7 @@ import (
 	"time"
 
 	"fanin/internal/e2e/rig"
+	"fanin/internal/spool"
 	"fanin/internal/wire"
 )
 
@@ -26,6 +29,7 @@ import (
 type receiver struct {
 	mu      sync.Mutex
 	token   string // that senders must have, "" for any
+	away    bool   // answers 503
 	times   map[string][]int64
 	samples int
 	header  http.Header
@@ -38,6 +42,10 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	defer r.mu.Unlock()
 	if r.token != "" && request.Header.Get("Authorization") != "Bearer "+r.token {
 		http.Error(w, "no such token", http.StatusUnauthorized)
+		return
+	}
+	if r.away {
+		http.Error(w, "away", http.StatusServiceUnavailable)
 		return
 	}
 	var d wire.Decoder
@@ -74,20 +82,28 @@ func receive(t *testing.T) (*receiver, string) {
 // metrics are the pusher's own, by name and labels.
 func metrics(t *testing.T, port int) map[string]float64 {
 	t.Helper()
-	response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", port))
+	all, err := readMetrics(port)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return all
+}
+
+func readMetrics(port int) (map[string]float64, error) {
+	response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", port))
+	if err != nil {
+		return nil, err
 	}
 	defer response.Body.Close()
 	all := make(map[string]float64)
 	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
 		if name, value, ok := strings.Cut(lines.Text(), " "); ok && strings.HasPrefix(name, "fanin_") {
 			if all[name], err = strconv.ParseFloat(value, 64); err != nil {
-				t.Fatal(err)
+				return nil, err
 			}
 		}
 	}
-	return all
+	return all, nil
 }
 
 // balance checks the ledger on a page and returns what was committed.
@@ -111,7 +127,7 @@ func balance(t *testing.T, m map[string]float64) float64 {
 func TestRun(t *testing.T) {
 	r, address := receive(t)
 	port := rig.FreePort(t)
-	p := rig.Start(t, "pusher", "--push.url="+address, "--node.name=main-host", "--sample.interval=200ms",
+	p := rig.Start(t, "pusher", "--push.url="+address, "--node.name=main-host", "--sample.interval=200ms", "--spool.path="+t.TempDir(),
 		"--no-docker", "--no-libvirt", fmt.Sprintf("--web.listen-address=127.0.0.1:%d", port))
 	arrived := func(n int) func() error {
 		return func() error {
@@ -206,7 +222,7 @@ func TestLostCredentials(t *testing.T) {
 	}
 	write("right")
 	port := rig.FreePort(t)
-	p := rig.Start(t, "pusher", "--push.url="+address, "--push.bearer-token-file="+token, "--sample.interval=100ms",
+	p := rig.Start(t, "pusher", "--push.url="+address, "--push.bearer-token-file="+token, "--sample.interval=100ms", "--spool.path="+t.TempDir(),
 		"--no-docker", "--no-libvirt", fmt.Sprintf("--web.listen-address=127.0.0.1:%d", port))
 	received := func(more int) func() error {
 		return func() error {
@@ -246,18 +262,43 @@ func TestLostCredentials(t *testing.T) {
 	})
 }
 
-// TestStopWithoutReceiver: nobody to deliver to does not hold up the end.
-func TestStopWithoutReceiver(t *testing.T) {
+// TestNothingLost: what a pusher has committed reaches the receiver, in order,
+// though it was killed and stopped before anybody listened.
+func TestNothingLost(t *testing.T) {
+	r, address := receive(t)
+	r.away = true
+	dir := t.TempDir()
 	port := rig.FreePort(t)
-	p := rig.Start(t, "pusher", fmt.Sprintf("--push.url=http://127.0.0.1:%d/", rig.FreePort(t)), "--sample.interval=100ms",
-		"--no-docker", "--no-libvirt", fmt.Sprintf("--web.listen-address=127.0.0.1:%d", port))
-	rig.Eventually(t, 5*time.Second, func() error {
-		if said := p.Tail(4000); !strings.Contains(said, "reason=network") {
-			return errors.New("the log does not say that nobody answers")
-		}
-		return nil
-	})
-	balance(t, metrics(t, port))
+	life := func() *rig.Process {
+		return rig.Start(t, "pusher", "--push.url="+address, "--sample.interval=100ms", "--spool.path="+dir,
+			"--no-docker", "--no-libvirt", fmt.Sprintf("--web.listen-address=127.0.0.1:%d", port))
+	}
+	waiting := func(records float64) {
+		t.Helper()
+		rig.Eventually(t, 10*time.Second, func() error {
+			m, err := readMetrics(port)
+			if err != nil {
+				return err
+			}
+			if balance(t, m); m["fanin_spool_records"] < records {
+				return fmt.Errorf("%v records wait, want %v", m["fanin_spool_records"], records)
+			}
+			return nil
+		})
+	}
+	p := life()
+	waiting(5)
+	if err := p.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = p.Wait(5 * time.Second)
+	first, records := onDisk(t, dir)
+	if records < 5 {
+		t.Fatalf("%d records are on disk after kill -9, want 5 or more", records)
+	}
+
+	p = life()
+	waiting(float64(records) + 5)
 	start := time.Now()
 	if err := p.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -265,7 +306,102 @@ func TestStopWithoutReceiver(t *testing.T) {
 	if err := p.Wait(10 * time.Second); err != nil || time.Since(start) > 5*time.Second {
 		t.Errorf("ended after %s with %v, want 0 within 5 s", time.Since(start), err)
 	}
-	if said := p.Tail(4000); !strings.Contains(said, "samples that were not delivered are lost") {
-		t.Errorf("the loss is not said:\n%s", said)
+	if said := p.Tail(4000); !strings.Contains(said, "samples that were not delivered stay on disk") {
+		t.Errorf("it is not said where the samples are:\n%s", said)
+	}
+	second, more := onDisk(t, dir)
+	if more < records+5 {
+		t.Fatalf("%d records are on disk after SIGTERM, want %d or more", more, records+5)
+	}
+
+	r.mu.Lock()
+	r.away = false
+	r.mu.Unlock()
+	life()
+	rig.Eventually(t, 20*time.Second, func() error {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if len(r.times[load]) < len(second[load])+3 {
+			return fmt.Errorf("%d ticks arrived, want %d", len(r.times[load]), len(second[load])+3)
+		}
+		return nil
+	})
+	if m := metrics(t, port); balance(t, m) == 0 || m[`fanin_samples_dropped_total{reason="damaged"}`] != 0 {
+		t.Errorf("the ledger of the last one: %v", m)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, committed := range map[string]map[string][]int64{"killed": first, "stopped": second} {
+		for series, times := range committed {
+			got := r.times[series]
+			for _, at := range times {
+				if _, there := slices.BinarySearch(got, at); !there {
+					t.Fatalf("%s: %s at %d is missing among %d that arrived", name, series, at, len(got))
+				}
+			}
+		}
+	}
+	for series, times := range r.times {
+		for i := 1; i < len(times); i++ {
+			if times[i] <= times[i-1] {
+				t.Fatalf("%s: %d arrived after %d", series, times[i], times[i-1])
+			}
+		}
+	}
+}
+
+const load = "__name__=testbed_host_load1 "
+
+// onDisk are the samples that wait in a spool, and in how many records.
+func onDisk(t *testing.T, dir string) (times map[string][]int64, records int) {
+	t.Helper()
+	copied := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	queue, err := spool.Open(spool.Options{Dir: copied})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer queue.Close()
+	queue.Finish()
+	all := &receiver{times: make(map[string][]int64)}
+	for last := uint64(0); ; records++ {
+		record, err := queue.Next(t.Context(), last)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = record.Number
+		all.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(record.Body)))
+	}
+	if all.problem != nil || queue.Ledger().Dropped[spool.Damaged] != 0 {
+		t.Errorf("%d records of the spool: %v, %v", records, all.problem, queue.Ledger())
+	}
+	return all.times, records
+}
+
+// TestSecondPusher: it can not have the first one's spool, and says whose it
+// is at once.
+func TestSecondPusher(t *testing.T) {
+	r, address := receive(t)
+	dir := t.TempDir()
+	args := []string{"--push.url=" + address, "--no-docker", "--no-libvirt", "--spool.path=" + dir, "--web.listen-address=127.0.0.1:0"}
+	first := rig.Start(t, "pusher", args...)
+	rig.Eventually(t, 10*time.Second, func() error {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.samples == 0 {
+			return errors.New("the first one does not deliver")
+		}
+		return nil
+	})
+	start := time.Now()
+	said, err := exec.Command("pusher", args...).CombinedOutput()
+	want := fmt.Sprintf("pusher: --spool.path: spool %s: in use by another process (pid %d)", dir, first.Cmd.Process.Pid)
+	if err == nil || !strings.Contains(string(said), want) || time.Since(start) > 2*time.Second {
+		t.Errorf("the second one ended after %s with %v and says\n%s\nwant an error with %q", time.Since(start), err, said, want)
 	}
 }

@@ -140,7 +140,7 @@ func (b *testbed) pusher(host string, args ...string) *rig.Process {
 	b.t.Helper()
 	return rig.Start(b.t, filepath.Join(programs(b.t), "pusher"), append([]string{
 		"--push.url=" + b.url + "/api/v1/write", "--push.bearer-token-file=" + filepath.Join(b.dir, host+".token"),
-		"--node.name=" + host, "--web.listen-address=127.0.0.1:0",
+		"--node.name=" + host, "--web.listen-address=127.0.0.1:0", "--spool.path=" + b.t.TempDir(),
 	}, args...)...)
 }
 

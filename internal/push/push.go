@@ -96,8 +96,7 @@ const emptyMessage = "\x00"
 //
 // A record is acknowledged on 2xx, less what the answer's X-Fanin-Refused
 // counts. It is dropped on 413 and on any other 4xx that will not change by
-// waiting; splitting it or setting its bad series aside comes with the spool
-// on disk. On everything else, lost credentials (401, 403) and a second node
+// waiting; splitting it or setting its bad series aside is not done yet. On everything else, lost credentials (401, 403) and a second node
 // of the same name (409) included, it is kept and tried again.
 func (p *Pusher) Run(ctx context.Context) error {
 	r := p.newRun(ctx)

@@ -8,6 +8,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
+// operations that may fail on a directory.
+var operations = [...]string{"write", "read", "position", "remove"}
+
+func (s *Spool) countFailure(operation string) {
+	s.mu.Lock()
+	s.failures[operation]++
+	s.mu.Unlock()
+}
+
 // Register exports the ledger. All its numbers are of one moment, so that it
 // balances on every page.
 func (s *Spool) Register(r prometheus.Registerer) error {
@@ -23,24 +32,33 @@ func (s *Spool) Register(r prometheus.Registerer) error {
 		pending:   desc("fanin_samples_pending", "Samples that wait for delivery."),
 		records:   desc("fanin_spool_records", "Records that wait for delivery."),
 		bytes:     desc("fanin_spool_bytes", "What the records that wait for delivery take up."),
+		memory:    desc("fanin_spool_memory_bytes", "How much of this is in memory only, because the disk can not be written to."),
+		disk:      desc("fanin_spool_disk_bytes", "What the spool's files take up, those parts that are delivered included."),
+		failures:  desc("fanin_spool_failures_total", "Operations on the spool's directory that failed, by operation.", "operation"),
 		limit:     desc("fanin_spool_limit_bytes", "What they may take up at the most."),
 		age:       desc("fanin_spool_oldest_age_seconds", "How long the oldest record has been waiting; absent when there is none."),
 	})
 }
 
 type collector struct {
-	spool                                                                       *Spool
-	committed, delivered, dropped, refused, pending, records, bytes, limit, age *prometheus.Desc
+	spool *Spool
+
+	committed, delivered, dropped, refused, pending *prometheus.Desc
+
+	records, bytes, memory, disk, limit, age, failures *prometheus.Desc
 }
 
 func (c *collector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.committed, c.delivered, c.dropped, c.refused, c.pending, c.records, c.bytes, c.limit, c.age} {
+	for _, d := range []*prometheus.Desc{c.committed, c.delivered, c.dropped, c.refused, c.pending, c.records, c.bytes, c.memory, c.disk, c.limit, c.age, c.failures} {
 		to <- d
 	}
 }
 
 func (c *collector) Collect(to chan<- prometheus.Metric) {
 	l := c.spool.Ledger()
+	c.spool.mu.Lock()
+	onDisk, failures := c.spool.onDisk, maps.Clone(c.spool.failures)
+	c.spool.mu.Unlock()
 	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
 		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
@@ -58,6 +76,11 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	gauge(c.pending, float64(l.Pending))
 	gauge(c.records, float64(l.Records))
 	gauge(c.bytes, float64(l.Bytes))
+	gauge(c.memory, float64(l.Memory))
+	gauge(c.disk, float64(onDisk))
+	for _, operation := range slices.Sorted(maps.Keys(failures)) {
+		counter(c.failures, failures[operation], operation)
+	}
 	gauge(c.limit, float64(c.spool.maxBytes))
 	if !l.Oldest.IsZero() {
 		gauge(c.age, time.Since(l.Oldest).Seconds())

@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -187,7 +186,7 @@ func TestWaiting(t *testing.T) {
 		if _, err := s.Next(t.Context(), 0); !errors.Is(err, ErrClosed) {
 			t.Errorf("Next after Close: %v, want %v", err, ErrClosed)
 		}
-		want(t, s, "committed 3 delivered 1 dropped shutdown=2 refused  pending 0")
+		want(t, s, "committed 3 delivered 1 dropped disk=2 refused  pending 0")
 	})
 }
 
@@ -284,22 +283,5 @@ func TestMetrics(t *testing.T) {
 		if v, ok := got[name]; !ok || v != want {
 			t.Errorf("%s = %v (there: %v), want %v", name, v, ok, want)
 		}
-	}
-}
-
-func BenchmarkAppendAck(b *testing.B) {
-	s, err := Open(Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	body := bytes.Repeat([]byte("x"), 40<<10)
-	b.SetBytes(int64(len(body)))
-	b.ReportAllocs()
-	for b.Loop() {
-		n, err := s.Append(body, 2000)
-		if err != nil {
-			b.Fatal(err)
-		}
-		s.Ack(n)
 	}
 }

@@ -1,0 +1,239 @@
+package spool
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	positionName = "position"
+	holderName   = "pid" // of the process that has the directory; the lock itself is on the directory
+)
+
+// segmentName is the first record's number. A second file of the same number
+// is one that was begun anew after an error.
+var segmentName = regexp.MustCompile(`^[0-9]{20}(-[0-9]{1,3})?\.spool$`)
+
+// ErrLocked is what [Open] returns when another process has the directory.
+var ErrLocked = errors.New("in use by another process")
+
+// segment is one file of records. Its path is immutable, the rest is guarded
+// by the spool's mu.
+type segment struct {
+	path string
+	size int64
+	live int // records that are pending
+}
+
+// findings is what lies in a directory.
+type findings struct {
+	segments []*segment
+	records  []found // by number, each once
+	position position
+	known    bool // the position could be read
+	fresh    bool // there is no trace of a spool
+	odd      []string
+}
+
+type found struct {
+	sighting
+	segment *segment
+}
+
+// lockDirectory makes the directory and takes it for this process.
+func lockDirectory(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if parent, err := os.Open(filepath.Dir(dir)); err == nil {
+		_ = syncDirectory(parent) // it may be new
+		parent.Close()
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	holder := filepath.Join(dir, holderName)
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, &os.PathError{Op: "lock", Path: dir, Err: err}
+		}
+		pid := "unknown"
+		if said, err := os.ReadFile(holder); err == nil {
+			if n, err := strconv.Atoi(strings.TrimSpace(string(said))); err == nil && n > 0 {
+				pid = strconv.Itoa(n)
+			}
+		}
+		return nil, fmt.Errorf("spool %s: %w (pid %s): two can not share a directory; stop the other one or give this one a directory of its own", dir, ErrLocked, pid)
+	}
+	// Only for the message above.
+	_ = os.WriteFile(holder, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600)
+	return f, nil
+}
+
+// openRegular opens a file for reading and never waits, follows a link or
+// opens a device.
+func openRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &os.PathError{Op: "read", Path: path, Err: errors.New("not a regular file")}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func readSegment(path string) ([]byte, error) {
+	f, err := openRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxSegment {
+		return nil, fmt.Errorf("%s: %d bytes are more than a segment has", path, info.Size())
+	}
+	return io.ReadAll(io.LimitReader(f, maxSegment))
+}
+
+// look reads a directory and changes nothing in it. What can not be read is
+// odd and left alone. A directory without a spool gets the id of one.
+func look(dir string, fresh spoolID) (f findings, err error) {
+	entries, err := os.ReadDir(dir) // in order of names, which is that of numbers
+	if err != nil {
+		return f, err
+	}
+	said, err := readPosition(filepath.Join(dir, positionName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		f.odd = append(f.odd, err.Error())
+	}
+	if f.position, f.known = parsePosition(said); !f.known && err == nil {
+		f.odd = append(f.odd, positionName+": damaged: what is on disk is sent again")
+	}
+	var names []string
+	for _, e := range entries {
+		switch name := e.Name(); {
+		case name == positionName || name == holderName:
+		case !segmentName.MatchString(name):
+			f.odd = append(f.odd, name+": does not belong here")
+		default:
+			names = append(names, name)
+		}
+	}
+	if !f.known {
+		if f.position.id, f.fresh = identify(dir, names); f.fresh {
+			f.position.id = fresh
+		}
+	}
+	seen := make(map[uint64]int)
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		b, err := readSegment(path)
+		if err != nil {
+			f.odd = append(f.odd, err.Error())
+			continue
+		}
+		all := scan(b, f.position.id)
+		head, whole := parseHead(b)
+		switch {
+		case len(all) > 0 || whole && head == f.position.id || bytes.HasPrefix(appendHead(nil, f.position.id), b):
+		case whole:
+			f.odd = append(f.odd, name+": of another spool")
+			continue
+		default:
+			f.odd = append(f.odd, name+": nothing in it can be read")
+			continue
+		}
+		s := &segment{path: path, size: int64(len(b))}
+		f.segments = append(f.segments, s)
+		for _, one := range all {
+			i, twice := seen[one.number]
+			if twice && (f.records[i].intact || !one.intact) {
+				continue
+			}
+			if twice {
+				f.records[i] = found{one, s}
+				continue
+			}
+			seen[one.number] = len(f.records)
+			f.records = append(f.records, found{one, s})
+		}
+	}
+	return f, nil
+}
+
+// identify finds the spool's id in its segments, the newest first.
+func identify(dir string, names []string) (id spoolID, none bool) {
+	for i := len(names) - 1; i >= 0; i-- {
+		b, err := readHead(filepath.Join(dir, names[i]))
+		if err != nil {
+			continue
+		}
+		if id, ok := parseHead(b); ok {
+			return id, false
+		}
+	}
+	return id, true
+}
+
+func readHead(path string) ([]byte, error) {
+	f, err := openRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, int64(headSize)))
+}
+
+// syncDirectory makes the names of new files last.
+func syncDirectory(dir *os.File) error {
+	if err := unix.Fsync(int(dir.Fd())); err != nil && !errors.Is(err, unix.EINVAL) {
+		return &os.PathError{Op: "sync", Path: dir.Name(), Err: err}
+	}
+	return nil
+}
+
+// createSegment makes a file for records from number on, with its head.
+func createSegment(dir *os.File, number uint64, id spoolID) (*os.File, error) {
+	base := filepath.Join(dir.Name(), fmt.Sprintf("%020d", number))
+	path := base + ".spool"
+	for again := 1; ; again++ {
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if errors.Is(err, fs.ErrExist) && again < 1000 {
+			path = fmt.Sprintf("%s-%d.spool", base, again)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if _, err = f.Write(appendHead(nil, id)); err == nil {
+			err = syncDirectory(dir)
+		}
+		if err != nil {
+			f.Close()
+			_ = os.Remove(path)
+			return nil, err
+		}
+		return f, nil
+	}
+}

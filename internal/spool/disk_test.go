@@ -1,0 +1,465 @@
+package spool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// text is a log that can be read while it is written.
+type text struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *text) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *text) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func logTo(l *text) *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+// body is what record i holds in these tests, and samples how many.
+func body(i int) []byte { return []byte(fmt.Sprintf("record %d %s", i, strings.Repeat("x", i%50))) }
+
+func samples(i int) int { return i + 1 }
+
+func sum(from, n int) (s uint64) {
+	for i := from; i < from+n; i++ {
+		s += uint64(samples(i))
+	}
+	return s
+}
+
+func closeSpool(t testing.TB, s *Spool) {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+}
+
+// fill appends n records from the one with index from on.
+func fill(t testing.TB, s *Spool, from, n int) {
+	t.Helper()
+	for i := from; i < from+n; i++ {
+		if _, err := s.Append(body(i), samples(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// pending are the indexes of all pending records, in order. It checks that
+// each is what was appended.
+func pending(t testing.TB, s *Spool) (all []int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // Next returns what is there and never waits
+	var last uint64
+	for {
+		r, err := s.Next(ctx, last)
+		if err != nil {
+			return all
+		}
+		if r.Number <= last {
+			t.Fatalf("record %d after %d", r.Number, last)
+		}
+		last = r.Number
+		var i int
+		if _, err := fmt.Sscanf(string(r.Body), "record %d", &i); err != nil || !bytes.Equal(r.Body, body(i)) {
+			t.Fatalf("record %d has %q", r.Number, r.Body)
+		}
+		if r.Samples != samples(i) {
+			t.Errorf("record %q has %d samples, want %d", r.Body, r.Samples, samples(i))
+		}
+		all = append(all, i)
+	}
+}
+
+func numbers(from, to int) (all []int) {
+	for i := from; i < to; i++ {
+		all = append(all, i)
+	}
+	return all
+}
+
+// files are a directory's segments.
+func files(t testing.TB, dir string) []string {
+	t.Helper()
+	all, err := filepath.Glob(filepath.Join(dir, "*.spool"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// copyDir copies a spool's files, so that it can be harmed.
+func copyDir(t testing.TB, from, to string) {
+	t.Helper()
+	if err := os.RemoveAll(to); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t testing.TB, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func write(t testing.TB, path string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// small has segments of 4 KiB.
+func small(dir string) Options { return Options{Dir: dir, MaxBytes: 32 << 10} }
+
+// TestRestart: what is pending is there again, in order, with the same numbers
+// and the same id; what was delivered is not.
+func TestRestart(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "deep", "spool")
+	s := open(t, Options{Dir: dir})
+	id := s.ID()
+	fill(t, s, 0, 10)
+	s.Refuse(5, "unknown", 2)
+	s.Ack(4)
+	want(t, s, "committed 55 delivered 10 dropped  refused unknown=2 pending 43")
+	closeSpool(t, s)
+	want(t, s, "committed 55 delivered 10 dropped  refused unknown=2 pending 43")
+
+	s = open(t, Options{Dir: dir})
+	if s.ID() != id || len(id) != 2*idLength {
+		t.Errorf("id %q, want %q again", s.ID(), id)
+	}
+	want(t, s, "committed 45 delivered 0 dropped  refused  pending 45")
+	if got := pending(t, s); !slices.Equal(got, numbers(4, 10)) {
+		t.Errorf("pending %v, want 4 to 9", got)
+	}
+	if n, _ := s.Append(body(10), samples(10)); n != 11 {
+		t.Errorf("the next number after a restart is %d, want 11", n)
+	}
+	s.Ack(11)
+	closeSpool(t, s)
+	if left := files(t, dir); len(left) != 0 {
+		t.Errorf("%v are left of a spool without records", left)
+	}
+
+	s = open(t, Options{Dir: dir})
+	defer closeSpool(t, s)
+	want(t, s, "committed 0 delivered 0 dropped  refused  pending 0")
+	if n, _ := s.Append(body(11), samples(11)); n != 12 || s.ID() != id {
+		t.Errorf("number %d of %s, want 12 of %s", n, s.ID(), id)
+	}
+}
+
+// TestSegments: delivered segments go, and the directory stays within its
+// bound.
+func TestSegments(t *testing.T) {
+	dir := t.TempDir()
+	const limit = 64 << 10
+	s := open(t, Options{Dir: dir, MaxBytes: limit})
+	big := bytes.Repeat([]byte("y"), 1000)
+	for i := range 500 {
+		n, err := s.Append(big, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i%200 < 50 {
+			s.Ack(n - 3)
+		}
+		var size int64
+		for _, f := range files(t, dir) {
+			if info, err := os.Stat(f); err == nil {
+				size += info.Size()
+			}
+		}
+		s.mu.Lock()
+		if s.onDisk != size || size > limit+4*s.segmentSize {
+			t.Fatalf("%d bytes in files after %d records, the spool says %d, the bound is %d", size, i, s.onDisk, limit)
+		}
+		s.mu.Unlock()
+	}
+	l := s.Ledger()
+	balance(t, l)
+	if l.Bytes > limit || l.Bytes < limit*8/10 || l.Dropped[Full] == 0 {
+		t.Errorf("%d bytes pending of %d allowed; %s", l.Bytes, limit, account(l))
+	}
+	closeSpool(t, s)
+	s = open(t, Options{Dir: dir, MaxBytes: limit})
+	defer closeSpool(t, s)
+	again := s.Ledger()
+	if again.Records != l.Records || again.Pending != l.Pending || again.Dropped[Damaged] != 0 {
+		t.Errorf("after a restart: %s in %d records, want %d in %d", account(again), again.Records, l.Pending, l.Records)
+	}
+}
+
+// TestAgeAcrossRestart: records grow old while nobody runs, and a clock that
+// goes back does not make them live for ever.
+func TestAgeAcrossRestart(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, Options{Dir: dir})
+	fill(t, s, 0, 3)
+	closeSpool(t, s)
+	path := files(t, dir)[0]
+	all := scan(read(t, path), s.id)
+	move := func(by time.Duration) {
+		b := appendHead(nil, s.id)
+		for i, one := range all {
+			f := one.frame
+			f.micros += int64(i-1) * by.Microseconds() // -1, 0, 1
+			b = appendRecord(b, s.id, f, body(i))
+		}
+		write(t, path, b)
+	}
+	move(time.Hour)
+	s = open(t, Options{Dir: dir, MaxAge: 30 * time.Minute})
+	want(t, s, "committed 6 delivered 0 dropped too_old=1 refused  pending 5")
+	if r, err := s.Next(t.Context(), 2); err != nil || time.Since(r.Appended) < 0 {
+		t.Errorf("a record of the future is %s old, %v", time.Since(r.Appended), err)
+	}
+	closeSpool(t, s)
+}
+
+// TestLock: two can not have one directory, and the second one says who has it.
+func TestLock(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, Options{Dir: dir})
+	fill(t, s, 0, 1)
+	_, err := Open(Options{Dir: dir})
+	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), fmt.Sprintf("pid %d)", os.Getpid())) {
+		t.Errorf("second Open: %v, want one that names %s and process %d", err, dir, os.Getpid())
+	}
+	fill(t, s, 1, 1)
+	closeSpool(t, s)
+	s = open(t, Options{Dir: dir})
+	defer closeSpool(t, s)
+	if got := pending(t, s); !slices.Equal(got, numbers(0, 2)) {
+		t.Errorf("pending %v, want both", got)
+	}
+}
+
+// TestNumbersOnce: a number is never given twice, though the last records and the
+// knowledge about them are gone.
+func TestNumbersOnce(t *testing.T) {
+	for name, harm := range map[string]func(dir string){
+		"killed": func(string) {},
+		"last segment gone": func(dir string) {
+			f := files(t, dir)
+			_ = os.Remove(f[len(f)-1])
+		},
+		"position gone": func(dir string) { _ = os.Remove(filepath.Join(dir, positionName)) },
+		"both": func(dir string) {
+			f := files(t, dir)
+			_ = os.Remove(f[len(f)-1])
+			_ = os.Remove(filepath.Join(dir, positionName))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			s := open(t, small(dir))
+			defer s.Close()
+			fill(t, s, 0, 100)
+			killed := filepath.Join(t.TempDir(), "killed")
+			copyDir(t, dir, killed)
+			harm(killed)
+			again := open(t, small(killed))
+			defer closeSpool(t, again)
+			if again.ID() != s.ID() {
+				t.Errorf("id %s, want %s", again.ID(), s.ID())
+			}
+			if n, err := again.Append(body(0), 1); n <= 100 || err != nil {
+				t.Errorf("number %d, %v; want one that was not used", n, err)
+			}
+		})
+	}
+}
+
+// TestReopenOften: a thousand lives, some of them ended by force.
+func TestReopenOften(t *testing.T) {
+	dir := t.TempDir()
+	first, next := 0, 0
+	for life := range 1000 {
+		s := open(t, Options{Dir: dir, MaxBytes: 1 << 20, Sync: time.Hour}) // the page cache will do
+		balance(t, s.Ledger())
+		if l := s.Ledger(); l.Pending != sum(first, next-first) || l.Dropped[Damaged] != 0 {
+			t.Fatalf("life %d: %s, want %d pending", life, account(l), sum(first, next-first))
+		}
+		if life%100 == 0 {
+			if got := pending(t, s); !slices.Equal(got, numbers(first, next)) {
+				t.Fatalf("life %d: %v, want %d to %d", life, got, first, next)
+			}
+		}
+		fill(t, s, next, life%4)
+		next += life % 4
+		if n := life % 3; next-first > n {
+			for range n {
+				r, err := s.Next(t.Context(), 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.Ack(r.Number)
+				first++
+			}
+		}
+		if life%5 == 0 { // as kill -9 leaves it
+			s.io.Lock()
+			s.closed = true
+			s.unmount()
+			s.io.Unlock()
+			continue
+		}
+		closeSpool(t, s)
+	}
+}
+
+// TestLeftoverFiles: what is not ours is left alone and said once.
+func TestLeftoverFiles(t *testing.T) {
+	dir, strange := t.TempDir(), t.TempDir()
+	s := open(t, small(dir))
+	fill(t, s, 0, 100)
+	closeSpool(t, s)
+	other := open(t, small(strange))
+	fill(t, other, 500, 3)
+	closeSpool(t, other)
+
+	keep := map[string][]byte{
+		"notes.txt":                            []byte("mine"),
+		files(t, dir)[0][len(dir)+1:] + ".bak": read(t, files(t, dir)[0]),
+		"00000000000000000050-7.spool":         read(t, files(t, strange)[0]),         // another spool's
+		"00000000000000000051.spool":           bytes.Repeat([]byte("\xf5REC"), 3000), // garbage
+		"99999999999999999999.spool":           []byte("\x00"),
+	}
+	for name, b := range keep {
+		write(t, filepath.Join(dir, name), b)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "00000000000000000052.spool"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/dev/zero", filepath.Join(dir, "00000000000000000053.spool")); err != nil {
+		t.Fatal(err)
+	}
+	// A copy of what is there anyway, and an empty file, are nobody's loss.
+	// The copy is damaged, which does not matter either.
+	copied := read(t, files(t, dir)[1])
+	copied[headSize+frameSize+3] ^= 1
+	write(t, filepath.Join(dir, "00000000000000000054.spool"), copied)
+	write(t, filepath.Join(dir, "00000000000000000055.spool"), nil)
+
+	var log text
+	o := small(dir)
+	o.Log = logTo(&log)
+	s = open(t, o)
+	if got := pending(t, s); !slices.Equal(got, numbers(0, 100)) {
+		t.Errorf("pending %v, want all 100 once and in order", got)
+	}
+	if l := s.Ledger(); l.Dropped[Damaged] != 0 || l.Pending != sum(0, 100) {
+		t.Errorf("ledger: %s", account(l))
+	}
+	fill(t, s, 100, 100)
+	s.Ack(1 << 62)
+	closeSpool(t, s)
+	for name, b := range keep {
+		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !bytes.Equal(got, b) {
+			t.Errorf("%s is gone or changed: %v", name, err)
+		}
+	}
+	if left := files(t, dir); len(left) != 5 {
+		t.Errorf("segments left: %v, want the five that are not ours", left)
+	}
+	if strings.Count(log.String(), "left alone") != 1 || !strings.Contains(log.String(), "count=7") || !strings.Contains(log.String(), "notes.txt") {
+		t.Errorf("the log says\n%s\nwant the seven files once", log.String())
+	}
+}
+
+// TestOddPosition: whatever lies where the position should, nothing is lost.
+func TestOddPosition(t *testing.T) {
+	for name, put := range map[string]func(path string){
+		"none":      func(string) {},
+		"empty":     func(path string) { write(t, path, nil) },
+		"garbage":   func(path string) { write(t, path, bytes.Repeat([]byte("zz"), 9000)) },
+		"directory": func(path string) { _ = os.Mkdir(path, 0o700) },
+		"symlink":   func(path string) { _ = os.Symlink("/dev/zero", path) },
+		"pipe":      func(path string) { _ = unix.Mkfifo(path, 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			s := open(t, small(dir))
+			fill(t, s, 0, 10)
+			s.Ack(3)
+			closeSpool(t, s)
+			path := filepath.Join(dir, positionName)
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			put(path)
+			again := open(t, small(dir))
+			if got := pending(t, again); !slices.Equal(got, numbers(0, 10)) || again.ID() != s.ID() {
+				t.Errorf("pending %v of %s; want all that is on disk, of %s", got, again.ID(), s.ID())
+			}
+			want(t, again, "committed 55 delivered 0 dropped  refused  pending 55")
+			fill(t, again, 10, 3)
+			_ = again.Close()
+			again = open(t, small(dir))
+			if got := pending(t, again); !slices.Equal(got, numbers(0, 13)) {
+				t.Errorf("pending %v, want 0 to 12", got)
+			}
+			_ = again.Close()
+		})
+	}
+}
+
+// BenchmarkSteady is a tick's record, appended, read and acknowledged, on the
+// disk below the temporary directory.
+func BenchmarkSteady(b *testing.B) {
+	for name, o := range map[string]Options{"memory": {}, "always": {Dir: b.TempDir()}, "1s": {Dir: b.TempDir(), Sync: time.Second}} {
+		b.Run(name, func(b *testing.B) {
+			s := open(b, o)
+			defer closeSpool(b, s)
+			body := bytes.Repeat([]byte("x"), 40<<10)
+			var before, after unix.Rusage
+			_ = unix.Getrusage(unix.RUSAGE_SELF, &before)
+			b.SetBytes(int64(len(body)))
+			b.ReportAllocs()
+			for b.Loop() {
+				n, err := s.Append(body, 2000)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := s.Next(b.Context(), n-1); err != nil {
+					b.Fatal(err)
+				}
+				s.Ack(n)
+			}
+			_ = unix.Getrusage(unix.RUSAGE_SELF, &after)
+			used := time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano())
+			b.ReportMetric(float64(used.Nanoseconds())/float64(b.N), "cpu-ns/op")
+		})
+	}
+}
