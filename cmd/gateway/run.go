@@ -37,7 +37,10 @@ type options struct {
 	limits     wire.Limits
 	nodeSeries int
 	maxSeries  int
+	maxBytes   int64
+	expiry     time.Duration
 	maxAge     time.Duration
+	maxPoints  int
 
 	grafana string
 }
@@ -70,8 +73,14 @@ func flags(app *kingpin.Application) *options {
 		Default("20000").IntVar(&o.nodeSeries)
 	app.Flag("window.max-series", "Most series of all nodes.").
 		Default("1000000").IntVar(&o.maxSeries)
-	app.Flag("scrape.max-age", "Samples older than this are refused: a Prometheus without an out-of-order window takes one hour.").
+	app.Flag("window.max-bytes", "Memory for the samples that wait for readers, at about 16 bytes each; at least 1 MiB. When it is full, samples that some reader has are dropped; when none has, pushes are answered with 429 and the nodes keep theirs.").
+		Default("268435456").Int64Var(&o.maxBytes)
+	app.Flag("window.reader-expiry", "A named reader that has not been seen for so long is not waited for any more.").
+		Default("2h").DurationVar(&o.expiry)
+	app.Flag("scrape.max-age", "Samples older than this are refused, and not shown any more: a Prometheus without an out-of-order window takes one hour.").
 		Default("50m").DurationVar(&o.maxAge)
+	app.Flag("scrape.max-points", "Most samples on a page; the rest is on the next one.").
+		Default("500000").IntVar(&o.maxPoints)
 	app.Flag("grafana.url", "Base address of Grafana as the reader's browser sees it (/grafana behind the shipped Nginx); graphs are embedded when it is set.").
 		PlaceHolder("URL").StringVar(&o.grafana)
 	return o
@@ -92,7 +101,14 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	if err != nil {
 		return fmt.Errorf("--push.nodes-file: %w", err)
 	}
-	server := &daemon.Server{Addresses: o.listen, WebConfig: o.webConfig, Log: log}
+	if o.maxBytes < window.MinBytes {
+		return fmt.Errorf("--window.max-bytes %d: at least %d", o.maxBytes, window.MinBytes)
+	}
+	connections := &exposition.Connections{}
+	server := &daemon.Server{
+		Addresses: o.listen, WebConfig: o.webConfig, Log: log,
+		ConnContext: connections.ConnContext, ConnState: connections.ConnState,
+	}
 	if err := server.Listen(); err != nil {
 		return err
 	}
@@ -107,7 +123,7 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	}
 
 	book := &presence.Book{}
-	store := &window.Store{MaxSeries: o.maxSeries}
+	store := &window.Store{MaxSeries: o.maxSeries, MaxBytes: o.maxBytes, ReaderExpiry: o.expiry, Log: log}
 	gate := &admission.Gate{Roster: watcher.Roster, NodeSeries: o.nodeSeries, GatewaySeries: o.maxSeries}
 	endpoint := &ingest.Handler{
 		Nodes: nodes, Gate: gate, Window: store, Presence: book, Roster: watcher.Roster, Log: log,
@@ -120,7 +136,19 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 		Name: "fanin_window_series", Help: "Series in the window.",
 	}, func() float64 { return float64(store.Len()) }))
 	report := func() *presence.Report { return book.Report(watcher.Roster(), time.Now()) }
-	pages := &exposition.Pages{Window: store, Now: func() []sample.Point { return report().Points() }}
+	pages := &exposition.Pages{
+		Window: store, MaxPoints: o.maxPoints, MaxAge: o.maxAge, Log: log,
+		Now: func() []sample.Point { return report().Points() },
+		Nodes: func() (nodes []exposition.Node) {
+			for _, h := range report().Hosts {
+				nodes = append(nodes, exposition.Node{Name: h.Host.Name, Up: h.Up})
+			}
+			return nodes
+		},
+	}
+	if err := pages.Register(registry); err != nil {
+		return err
+	}
 
 	board, err := dashboard.New(dashboard.Options{Roster: watcher.Roster, Report: report, Window: store, Grafana: o.grafana, Log: log})
 	if err != nil {
@@ -179,11 +207,14 @@ func routes(registry *prometheus.Registry, endpoint http.Handler, pages *exposit
 	for _, kind := range []string{deployment.Libvirt, deployment.Docker, deployment.Android} {
 		mux.Handle("GET /api/metrics/prometheus/"+kind, pages.Handler(guestsOf(kind)))
 	}
+	mux.Handle("GET /api/v1/readers", pages.Readers())
+	mux.Handle("GET /api/v1/scrape-targets", pages.Targets())
 	board.Mount(mux)
 	daemon.Observe(mux, registry, func() error { return nil })
 	landing, err := daemon.LandingPage("fanin gateway", "What the testbed's hosts and guests do, second by second.",
 		daemon.Link{Address: "dashboard/", Text: "Dashboard", Description: "deployments, their hosts and guests"},
-		daemon.Link{Address: "metrics/testbed", Text: "Scrape page", Description: "the newest sample of every series, for Prometheus"},
+		daemon.Link{Address: "metrics/testbed", Text: "Scrape page", Description: "the newest sample of every series; for a named reader (?scraper=NAME) all since its last page"},
+		daemon.Link{Address: "api/v1/readers", Text: "Readers", Description: "who collects samples here, and how far each has come"},
 		daemon.Link{Address: "metrics", Text: "Metrics", Description: "of the gateway itself"},
 	)
 	if err != nil {

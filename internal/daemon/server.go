@@ -33,6 +33,10 @@ type Server struct {
 	Handler   http.Handler
 	Log       *slog.Logger
 
+	// Hooks of [http.Server], for who wants to tell connections apart.
+	ConnContext func(ctx context.Context, c net.Conn) context.Context
+	ConnState   func(c net.Conn, state http.ConnState)
+
 	listeners []net.Listener
 }
 
@@ -75,6 +79,8 @@ func (s *Server) Run(ctx context.Context) error {
 		WriteTimeout:      answerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
+		ConnContext:       s.ConnContext,
+		ConnState:         s.ConnState,
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
 	}
 	addresses, socket := s.Addresses, false

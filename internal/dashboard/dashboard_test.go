@@ -116,7 +116,7 @@ func (b *testbed) measure(host, name, kind string, readings ...reading) {
 		s := b.series(sample.New(&sample.Family{Name: r.name}, labels...))
 		points = append(points, sample.Point{Series: s, T: b.now.Add(-300 * time.Millisecond).UnixMilli(), V: r.v})
 	}
-	if n := b.store.Append(points, b.now, time.Hour, nil); n != len(points) {
+	if n, _, _ := b.store.Append(points, b.now, time.Hour, nil); n != len(points) {
 		b.t.Fatalf("%d of %d points stored", n, len(points))
 	}
 }

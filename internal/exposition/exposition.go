@@ -1,28 +1,24 @@
-// Package exposition owns the scrape pages: the text format 0.0.4
-// (https://prometheus.io/docs/instrumenting/exposition_formats/) and
-// OpenMetrics 1.0. What stands on them comes from the window and from
-// presence; it has been validated before.
+// Package exposition owns the scrape pages and who may turn them: the text
+// format 0.0.4 (https://prometheus.io/docs/instrumenting/exposition_formats/),
+// OpenMetrics 1.0 and delimited protobuf; pages of the newest points for
+// whoever asks, and for named readers pages of all that has come since their
+// last. What stands on them comes from the window and from presence; it has
+// been validated before.
 package exposition
 
 import (
-	"bytes"
 	"math"
-	"net/http"
 	"strconv"
 	"strings"
-	"sync"
-
-	"github.com/klauspost/compress/gzip"
-	"github.com/prometheus/common/expfmt"
 
 	"fanin/internal/sample"
-	"fanin/internal/window"
 )
 
-// Content types of the two formats.
+// Content types of the formats.
 const (
 	TextType        = "text/plain; version=0.0.4; charset=utf-8"
 	OpenMetricsType = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+	ProtobufType    = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
 )
 
 // Format is how a page is written.
@@ -32,93 +28,20 @@ type Format uint8
 const (
 	Text Format = iota
 	OpenMetrics
+	Protobuf // the only one that can carry stale markers
 )
 
-// Pages serves what the window holds, each point with its own timestamp.
-type Pages struct {
-	Window *window.Store
-
-	// Now returns points that stand for the moment of the scrape and carry
-	// no timestamp. None of their families is in the window.
-	Now func() []sample.Point
-
-	buffers sync.Pool // of *[]byte
-	zippers sync.Pool // of *gzip.Writer
-}
-
-// Handler serves the newest point of every series whose owner match accepts
-// (nil: all), to whoever asks: nothing is consumed by it.
-func (p *Pages) Handler(match func(sample.Owner) bool) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		format, contentType := negotiate(r.Header)
-		page := p.buffer()
-		defer p.buffers.Put(page)
-		var now []sample.Point
-		for _, point := range p.Now() {
-			if match == nil || match(point.Series.Owner()) {
-				now = append(now, point)
-			}
-		}
-		body := Write((*page)[:0], format, now, p.Window.Newest(nil, match))
-		*page = body
-		header := w.Header()
-		header.Set("Content-Type", contentType)
-		header.Set("Vary", "Accept, Accept-Encoding")
-		if acceptsGzip(r.Header) {
-			packed := p.buffer()
-			defer p.buffers.Put(packed)
-			body = p.compress(packed, body)
-			header.Set("Content-Encoding", "gzip")
-		}
-		header.Set("Content-Length", strconv.Itoa(len(body)))
-		_, _ = w.Write(body) // the scraper is gone: nothing to tell it
-	})
-}
-
-func (p *Pages) buffer() *[]byte {
-	if b, _ := p.buffers.Get().(*[]byte); b != nil {
-		return b
-	}
-	return new([]byte)
-}
-
-func (p *Pages) compress(into *[]byte, page []byte) []byte {
-	z, _ := p.zippers.Get().(*gzip.Writer)
-	if z == nil {
-		z, _ = gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is valid
-	}
-	defer p.zippers.Put(z)
-	packed := bytes.NewBuffer((*into)[:0])
-	z.Reset(packed)
-	_, _ = z.Write(page) // a bytes.Buffer takes everything
-	_ = z.Close()
-	*into = packed.Bytes()
-	return *into
-}
-
-// negotiate takes what the scraper likes best of what there is. A scraper
-// that prefers protobuf gets text.
-func negotiate(header http.Header) (Format, string) {
-	if expfmt.NegotiateAccept(header, TextType, OpenMetricsType).FormatType() == expfmt.TypeOpenMetrics {
-		return OpenMetrics, OpenMetricsType
-	}
-	return Text, TextType
-}
-
-func acceptsGzip(header http.Header) bool {
-	for _, part := range strings.Split(header.Get("Accept-Encoding"), ",") {
-		name, params, _ := strings.Cut(strings.TrimSpace(part), ";")
-		if name == "gzip" && strings.ReplaceAll(params, " ", "") != "q=0" {
-			return true
-		}
-	}
-	return false
-}
-
 // Write appends one page to dst: first the points without timestamps, then
-// those with. In each list the series of a family stand together, and no family
-// is in both.
+// those with. In each list the series of a family stand together, and the
+// points of a series; no family is in both.
 func Write(dst []byte, format Format, now, points []sample.Point) []byte {
+	if format == Protobuf {
+		p := protobuf{page: dst}
+		p.points(now, false)
+		p.points(points, true)
+		p.end()
+		return p.page
+	}
 	at := appender{format: format, b: dst}
 	at.points(now, false)
 	at.points(points, true)

@@ -77,7 +77,7 @@ func TestParsersReadWhatWasWritten(t *testing.T) {
 	for _, c := range []struct {
 		format      Format
 		contentType string
-	}{{Text, TextType}, {OpenMetrics, OpenMetricsType}} {
+	}{{Text, TextType}, {OpenMetrics, OpenMetricsType}, {Protobuf, ProtobufType}} {
 		page := Write(nil, c.format, now, points)
 		parser, err := textparse.New(page, c.contentType, labels.NewSymbolTable(), textparse.ParserOptions{})
 		if err != nil {
@@ -195,7 +195,7 @@ func TestHandler(t *testing.T) {
 	for accept, want := range map[string]string{
 		"application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1":                           OpenMetricsType,
 		"application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.2,*/*;q=0.1": OpenMetricsType,
-		"application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1":                       TextType,
+		"application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1":                       ProtobufType,
 		"": TextType,
 	} {
 		contentType, body := get(all.URL, accept, "identity")

@@ -123,7 +123,8 @@ func (r *refusal) Error() string { return r.text }
 //	405  not a POST
 //	413  over a limit; send it in parts
 //	415  not remote write 1.0
-//	429  too many pushes at once; again after Retry-After
+//	429  too many pushes at once, or the window has no room and nothing of the
+//	     body was taken; again after Retry-After
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.prepare()
 	code := http.StatusNoContent
@@ -224,8 +225,11 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, host string, job 
 	clear(job.refused)
 	node, written := "unknown", 0
 	if h.Roster().HasHost(host) {
+		var err *refusal
+		if written, err = h.keep(r, host, job, request); err != nil {
+			return err // all of it comes again, and is counted then
+		}
 		node = host
-		written = h.keep(r, host, job, request)
 	} else {
 		request.EachSeries(func(claim *wire.Series) { job.refused[admission.UnknownHost] += max(1, len(claim.Points)) })
 	}
@@ -236,8 +240,9 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, host string, job 
 }
 
 // keep returns how many samples are in the window now, whether by this body
-// or by one before.
-func (h *Handler) keep(r *http.Request, host string, job *work, request *wire.Request) int {
+// or by one before. When the window has no room for this sender, nothing of
+// the body is in it.
+func (h *Handler) keep(r *http.Request, host string, job *work, request *wire.Request) (written int, no *refusal) {
 	now := time.Now()
 	job.points, job.heard = job.points[:0], sample.Owner{}
 	interval := seconds(r.Header.Get(IntervalHeader), time.Hour)
@@ -255,7 +260,7 @@ func (h *Handler) keep(r *http.Request, host string, job *work, request *wire.Re
 		stay = stockKeep
 	}
 	duplicates := 0
-	stored := h.Window.Append(job.points, now, stay, func(_ int, o window.Outcome) {
+	stored, _, err := h.Window.Append(job.points, now, stay, func(_ int, o window.Outcome) {
 		switch o {
 		case window.Duplicate:
 			duplicates++
@@ -265,9 +270,12 @@ func (h *Handler) keep(r *http.Request, host string, job *work, request *wire.Re
 			job.refused[admission.SeriesLimit]++
 		}
 	})
+	if err != nil {
+		return 0, &refusal{http.StatusTooManyRequests, err.Error()}
+	}
 	h.metrics.stored.WithLabelValues(host).Add(float64(stored))
 	h.metrics.duplicates.WithLabelValues(host).Add(float64(duplicates))
-	return stored + duplicates
+	return stored + duplicates, nil
 }
 
 func (h *Handler) answer(w http.ResponseWriter, job *work, written int) *refusal {

@@ -287,6 +287,49 @@ func TestOverload(t *testing.T) {
 	}
 }
 
+// Without room nothing of a body is taken, and the sender is told to come
+// again; the next collection makes room.
+func TestWindowWithoutRoom(t *testing.T) {
+	g := start(t, func(h *Handler) { h.Window.MaxBytes = window.MinBytes })
+	ask := func() *window.Page {
+		p, err := g.Window.Next(nil, window.ReaderID{Name: "a"}, window.Request{Now: time.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	ask()
+	now := time.Now().UnixMilli()
+	full := func(round int) []byte {
+		lines := make([]string, 5000)
+		for i := range lines {
+			lines[i] = fmt.Sprint("m", i, " - 1 ", now+int64(round))
+		}
+		return body(t, lines...)
+	}
+	taken := 0
+	for ; taken < 100; taken++ {
+		answer, text := g.push(t, "h1", full(taken), nil)
+		if answer.StatusCode == http.StatusNoContent {
+			continue
+		}
+		if answer.StatusCode != http.StatusTooManyRequests || answer.Header.Get("Retry-After") == "" || !strings.Contains(text, "no reader") || answer.Header.Get(RefusedHeader) != "" {
+			t.Fatalf("got %s %q %v", answer.Status, text, answer.Header)
+		}
+		break
+	}
+	p := ask()
+	if taken < 5 || len(p.Points) != 5000*taken {
+		t.Fatalf("got %d points in the window after %d bodies were taken", len(p.Points), taken)
+	}
+	if err := p.Confirm(false); err != nil {
+		t.Fatal(err)
+	}
+	if answer, text := g.push(t, "h1", full(taken), nil); answer.StatusCode != http.StatusNoContent {
+		t.Fatalf("after a collection: got %s %q", answer.Status, text)
+	}
+}
+
 // A sender that promises a body and does not deliver it stores nothing.
 func TestHalfABody(t *testing.T) {
 	g := start(t, nil)

@@ -1,16 +1,22 @@
-// Package window owns the admitted points in memory: what is kept of each
-// series, for how long, and who may read it. It knows neither how points
-// arrive nor the format in which they leave.
+// Package window owns the admitted points in memory: the newest of each
+// series, and the log of all that have arrived, which is kept until every
+// reader has collected it. It knows neither how points arrive nor the format
+// in which they leave.
 //
-// So far it keeps the newest point of each series.
+// Its bytes are those of the log ([Store.MaxBytes] bounds them): blocks of 64
+// KiB that hold 4,080 points each, whichever series those are of (16 bytes a
+// point), counted whole as soon as the first point stands in them; 16 bytes for
+// each sender in a block; and every series that has ended, for as long as points of
+// it wait. The table of the series that have not ended is not among them: it
+// is bounded by [Store.MaxSeries].
 package window
 
 import (
-	"cmp"
+	"errors"
+	"log/slog"
 	"math"
-	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fanin/internal/sample"
@@ -28,132 +34,366 @@ const (
 	Ended             // a stale marker: the series is gone
 )
 
+// Why [Store.Append] takes nothing of a batch. Both pass when a reader
+// collects.
+var (
+	ErrFull  = errors.New("the window is full of points that no reader has collected")
+	ErrShare = errors.New("the window is filling up, and this node holds more than its fair share of it")
+)
+
 // staleNaN marks the end of a series in remote write
 // (https://prometheus.io/docs/specs/prw/remote_write_spec/#stale-markers).
 const staleNaN = 0x7ff0000000000002
 
-// Store keeps points. The zero value is ready; its methods may be called from
-// any goroutine.
-type Store struct {
-	MaxSeries int // default 1,000,000; not changed after the first call
+// IsStale reports whether v is a stale marker: the end of its series, and no
+// value. Only protobuf can carry one.
+func IsStale(v float64) bool { return math.Float64bits(v) == staleNaN }
 
-	mu     sync.RWMutex
-	byText map[string]*cell // guarded by mu
-	order  []*cell          // as on a page; nil when it must be sorted anew; guarded by mu
+const (
+	defaultMaxSeries    = 1_000_000
+	defaultMaxBytes     = 256 << 20
+	defaultReaderExpiry = 2 * time.Hour
+	defaultGrace        = 5 * time.Minute
+	// What is kept while nobody reads.
+	unreadFor = 10 * time.Minute
+	// An ended series is remembered so that what is sent again of it is not
+	// taken twice.
+	rememberFor = time.Hour
+	maxEnded    = 100_000
+)
+
+// MinBytes is the least that [Store.MaxBytes] may be.
+const MinBytes = 1 << 20
+
+// Store keeps points. The zero value is ready; its methods may be called from
+// any goroutine. Its fields are not changed after the first call.
+type Store struct {
+	MaxSeries    int           // that have not ended, default 1,000,000
+	MaxBytes     int64         // of the log, default 256 MiB, at least [MinBytes]
+	ReaderExpiry time.Duration // a reader unseen for so long is forgotten, default 2 h
+	Log          *slog.Logger  // nil: nothing is logged
+
+	// Grace: for so long after the first point there may be readers that have
+	// not come yet, as after a restart. Until then nothing counts as collected
+	// by all, and what the others have is kept while there is room. Default 5
+	// min, which is the longest scrape interval.
+	Grace time.Duration
+
+	mu      sync.Mutex
+	byText  map[string]*cell
+	slots   []*cell  // by cell.ref; nil where a series was forgotten
+	free    []uint32 // slots to use again
+	live    int      // series that have not ended
+	owners  map[sample.Owner]*sample.Owner
+	order   order
+	log     arrivals
+	readers map[ReaderID]*reader
+	pages   int // being put together: slots are not used again meanwhile
+	tally   Tally
+	first   time.Time // when the first point came
+	newest  time.Time // the latest time that was seen
+
+	waiting    []ending // ended, and points of them are in the log
+	remembered []ending // ended, and their points are gone
 }
 
 // cell is one series with its newest point.
 type cell struct {
-	series  *sample.Series
-	owner   sample.Owner
+	series  atomic.Pointer[sample.Series]
+	owner   *sample.Owner
 	t       int64
 	v       float64
-	arrived time.Time
-	keep    time.Duration
+	arrived int64         // nanoseconds since 1970
+	keep    time.Duration // without a new point
+	last    Position      // of its newest point or marker
+	after   *cell         // what came next in its sender's last batch
+	ref     uint32
+	ended   bool
+	owed    bool // ended, and there was no room yet to write it down
+	charged bool // its bytes are counted
 }
+
+// endsAt is the time of the marker: that of the sender's own, else the first
+// millisecond after the newest point.
+func (c *cell) endsAt() int64 {
+	if IsStale(c.v) {
+		return c.t
+	}
+	return c.t + 1
+}
+
+// ending is one end of a series; it is void when the series has gone on.
+type ending struct {
+	cell *cell
+	last Position
+	at   int64
+}
+
+func (e ending) stands() bool { return e.cell.ended && e.cell.last == e.last }
 
 // Append takes the points of one sender, each series' in ascending order, and
 // tells fn (which may be nil) what became of each that was not stored. A
-// series is forgotten when nothing was appended to it for keep.
-func (s *Store) Append(points []sample.Point, now time.Time, keep time.Duration, fn func(i int, o Outcome)) (stored int) {
+// series ends when nothing was appended to it for keep.
+//
+// When there is no room it takes nothing at all and returns [ErrFull] or
+// [ErrShare]. end is the position up to which the points stand in the log:
+// see [Store.Collected].
+func (s *Store) Append(points []sample.Point, now time.Time, keep time.Duration, fn func(i int, o Outcome)) (stored int, end Position, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.byText == nil {
-		s.byText = map[string]*cell{}
+	if len(points) == 0 {
+		return 0, s.log.end, nil
 	}
+	s.prepare()
+	sender := s.log.sender(points[0].Series.Label(sample.HostName))
+	if err := s.room(len(points), sender, 0); err != nil {
+		s.tally.refuse(err)
+		return 0, s.log.end, err
+	}
+	s.at(now)
+	at := now.UnixNano()
+	guess := &sender.first
 	for i, p := range points {
-		o := s.append(p, now, keep)
+		// Most batches are like the one before: no need to look up the text.
+		c := *guess
+		if c == nil || c.series.Load() != p.Series || s.slots[c.ref] != c {
+			c = s.byText[p.Series.Text()]
+		}
+		c, o := s.append(c, p, at, keep, sender)
+		if c != nil {
+			*guess, guess = c, &c.after
+		}
 		if o == Stored {
 			stored++
 		} else if fn != nil {
 			fn(i, o)
 		}
 	}
-	return stored
+	return stored, s.log.end, nil
 }
 
-func (s *Store) append(p sample.Point, now time.Time, keep time.Duration) Outcome {
-	c := s.byText[p.Series.Text()]
-	ended := math.Float64bits(p.V) == staleNaN
+func (s *Store) prepare() {
+	if s.byText == nil {
+		s.byText, s.owners = map[string]*cell{}, map[sample.Owner]*sample.Owner{}
+	}
+}
+
+// at notes the time.
+func (s *Store) at(now time.Time) {
+	if s.first.IsZero() {
+		s.first = now
+	}
+	if now.After(s.newest) {
+		s.newest = now
+	}
+}
+
+// inGrace reports whether readers may still come that nobody knows of.
+func (s *Store) inGrace() bool {
+	grace := s.Grace
+	if grace <= 0 {
+		grace = defaultGrace
+	}
+	return s.newest.Sub(s.first) < grace
+}
+
+// append takes one point of the series that c is; nil: of one that is not
+// known.
+func (s *Store) append(c *cell, p sample.Point, now int64, keep time.Duration, from *sender) (*cell, Outcome) {
+	ended := IsStale(p.V)
 	switch {
-	case c == nil && ended:
-		return Ended
-	case c == nil:
-		if len(s.byText) >= s.maxSeries() {
-			return Full
-		}
-		c = &cell{series: p.Series, owner: p.Series.Owner()}
-		s.byText[p.Series.Text()] = c
-		s.order = nil
-	case p.T == c.t:
-		return Duplicate
-	case p.T < c.t:
-		return Late
+	case ended && (c == nil || c.ended):
+		return c, Ended
+	case c != nil && p.T == c.t:
+		return c, Duplicate
+	case c != nil && p.T < c.t:
+		return c, Late
 	case ended:
-		delete(s.byText, p.Series.Text())
-		s.order = nil
-		return Ended
-	case c.series != p.Series: // its family has become known meanwhile
-		c.series = p.Series
-		s.order = nil
+		c.t, c.v = p.T, p.V
+		s.end(c, now, from)
+		return c, Ended
+	case c != nil && c.ended && p.T == c.endsAt():
+		return c, Duplicate // its marker stands there
+	case (c == nil || c.ended && !c.owed) && s.live >= s.maxSeries():
+		return c, Full
+	case c == nil:
+		c = s.add(p.Series)
+	case c.ended:
+		s.revive(c)
+	}
+	if c.series.Load() != p.Series { // its family may have become known meanwhile
+		if c.series.Load().Family() != p.Series.Family() {
+			s.order.stale = true
+		}
+		c.series.Store(p.Series)
 	}
 	c.t, c.v, c.arrived, c.keep = p.T, p.V, now, keep
-	return Stored
+	c.last = s.log.append(c.ref, p.T, p.V, now, from)
+	return c, Stored
+}
+
+func (s *Store) add(series *sample.Series) *cell {
+	c := &cell{owner: s.intern(series.Owner())}
+	c.series.Store(series)
+	if n := len(s.free); n > 0 && s.pages == 0 {
+		c.ref, s.free = s.free[n-1], s.free[:n-1]
+		s.slots[c.ref] = c
+	} else {
+		c.ref = uint32(len(s.slots))
+		s.slots = append(s.slots, c)
+	}
+	s.byText[series.Text()] = c
+	s.order.added = append(s.order.added, c)
+	s.live++
+	return c
+}
+
+func (s *Store) intern(o sample.Owner) *sample.Owner {
+	known := s.owners[o]
+	if known == nil {
+		known = &o
+		s.owners[o] = known
+	}
+	return known
+}
+
+// end takes a series off the page of the newest and puts a marker into the
+// log. Without room for what it weighs from then on, it stays in the table,
+// and the next sweep tries again.
+func (s *Store) end(c *cell, now int64, from *sender) {
+	c.ended, c.owed = true, true
+	if s.room(1, nil, c.bytes()) != nil {
+		return
+	}
+	c.owed = false
+	s.live--
+	c.charged = true
+	s.log.bytes += c.bytes()
+	c.last = s.log.append(c.ref, c.endsAt(), math.Float64frombits(staleNaN), now, from)
+	s.waiting = append(s.waiting, ending{c, c.last, now})
+}
+
+func (s *Store) revive(c *cell) {
+	if !c.owed {
+		s.live++
+	}
+	c.ended, c.owed = false, false
+	s.discharge(c)
+}
+
+func (s *Store) discharge(c *cell) {
+	if c.charged {
+		c.charged = false
+		s.log.bytes -= c.bytes()
+	}
+}
+
+// bytes is about what a series takes beside its points.
+func (c *cell) bytes() int64 {
+	series := c.series.Load()
+	return int64(256 + 3*len(series.Text()) + 32*len(series.Labels()))
 }
 
 func (s *Store) maxSeries() int {
 	if s.MaxSeries > 0 {
 		return s.MaxSeries
 	}
-	return 1_000_000
+	return defaultMaxSeries
 }
 
-// Sweep forgets the series that have had their time and those whose owner
-// keep does not answer for, and returns how many are left.
+func (s *Store) maxBytes() int64 {
+	if s.MaxBytes > 0 {
+		return max(s.MaxBytes, MinBytes)
+	}
+	return defaultMaxBytes
+}
+
+// Sweep ends the series that have had their time and those whose owner keep
+// does not answer for, forgets readers and points that nobody wants any more,
+// and returns how many series are left.
 func (s *Store) Sweep(now time.Time, keep func(sample.Owner) bool) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	verdicts := map[sample.Owner]bool{}
-	for text, c := range s.byText {
+	s.prepare()
+	s.at(now)
+	at := now.UnixNano()
+	verdicts := map[*sample.Owner]bool{}
+	for _, c := range s.slots {
+		if c == nil || c.ended && !c.owed {
+			continue
+		}
 		kept, asked := verdicts[c.owner]
 		if !asked {
-			kept = keep(c.owner)
+			kept = keep(*c.owner)
 			verdicts[c.owner] = kept
 		}
-		if !kept || now.Sub(c.arrived) > c.keep {
-			delete(s.byText, text)
-			s.order = nil
+		if c.owed || !kept || at-c.arrived > int64(c.keep) {
+			s.end(c, at, s.log.sender(c.owner.Host))
 		}
 	}
-	return len(s.byText)
+	s.expire(now)
+	s.trim()
+	for len(s.readers) == 0 && s.log.idle(at-int64(unreadFor)) {
+		s.drop()
+	}
+	s.forget(at)
+	return s.live
 }
 
-// Len is the number of series.
+// settle stops counting the bytes of ended series whose points are gone.
+func (s *Store) settle() {
+	for len(s.waiting) > 0 && (s.waiting[0].last <= s.log.start || !s.waiting[0].stands()) {
+		e := s.waiting[0]
+		s.waiting = s.waiting[1:]
+		if e.stands() {
+			s.discharge(e.cell)
+			s.remembered = append(s.remembered, e)
+		}
+	}
+}
+
+// forget gives up the series that ended long ago. A page under way may still
+// name slots.
+func (s *Store) forget(now int64) {
+	if s.pages > 0 {
+		return
+	}
+	for len(s.remembered) > 0 {
+		e := s.remembered[0]
+		if e.stands() && now-e.at < int64(rememberFor) && len(s.remembered) <= maxEnded {
+			break
+		}
+		s.remembered = s.remembered[1:]
+		if !e.stands() {
+			continue
+		}
+		c := e.cell
+		c.after = nil
+		delete(s.byText, c.series.Load().Text())
+		s.slots[c.ref] = nil
+		s.free = append(s.free, c.ref)
+		s.order.gone++
+	}
+	if len(s.owners) > 2*len(s.byText)+1000 {
+		clear(s.owners) // those in use stay with their series
+	}
+}
+
+// Len is the number of series that have not ended.
 func (s *Store) Len() int {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return len(s.byText)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.live
 }
 
 // Newest appends to dst the newest point of each series whose owner match
 // accepts, sorted by family name and then by text. A nil match accepts all.
 func (s *Store) Newest(dst []sample.Point, match func(sample.Owner) bool) []sample.Point {
 	s.mu.Lock()
-	if s.order == nil {
-		s.order = make([]*cell, 0, len(s.byText))
-		for _, c := range s.byText {
-			s.order = append(s.order, c)
-		}
-		slices.SortFunc(s.order, func(a, b *cell) int {
-			return cmp.Or(
-				strings.Compare(a.series.Family().Name, b.series.Family().Name),
-				strings.Compare(a.series.Text(), b.series.Text()))
-		})
-	}
 	defer s.mu.Unlock()
-	for _, c := range s.order {
-		if match == nil || match(c.owner) {
-			dst = append(dst, sample.Point{Series: c.series, T: c.t, V: c.v})
+	for _, c := range s.sorted() {
+		if !c.ended && (match == nil || match(*c.owner)) {
+			dst = append(dst, sample.Point{Series: c.series.Load(), T: c.t, V: c.v})
 		}
 	}
 	return dst

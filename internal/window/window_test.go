@@ -107,7 +107,7 @@ func TestMaxSeries(t *testing.T) {
 	for i := range 5 {
 		points = append(points, sample.Point{Series: series(cpu, fmt.Sprint(i)), T: 1})
 	}
-	stored := s.Append(points, start, time.Minute, func(_ int, o Outcome) {
+	stored, _, _ := s.Append(points, start, time.Minute, func(_ int, o Outcome) {
 		if o == Full {
 			full++
 		}

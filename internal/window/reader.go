@@ -1,0 +1,265 @@
+package window
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"fanin/internal/sample"
+)
+
+// MaxReaders is how many names of readers there may be at a time. One name
+// may read several paths, each with a cursor of its own.
+const MaxReaders = 64
+
+// ErrTooManyReaders says that a new reader has no place.
+var ErrTooManyReaders = fmt.Errorf("there are %d readers already; one that is not seen for its expiry is forgotten", MaxReaders)
+
+// errOvertaken ends a confirmation that came too late.
+var errOvertaken = errors.New("the reader has been given another page since")
+
+// ReaderID is who collects what: a name, and which part of the window.
+type ReaderID struct {
+	Name string
+	Path string
+	Node string // "" for all nodes
+}
+
+// reader is a cursor. All fields are guarded by the store's lock.
+type reader struct {
+	id        ReaderID
+	match     func(sample.Owner) bool
+	confirmed Position
+	pending   *Page // the page that was handed out last, unless it is confirmed
+	seen      time.Time
+	weak      bool
+	late      uint64 // points that were too old
+	lost      uint64 // points that were dropped
+	unsure    uint64 // dropped while they stood on the pending page
+	losing    bool
+	delivered uint64
+}
+
+// Request asks for a page.
+type Request struct {
+	Match     func(sample.Owner) bool // nil: all; the same for every page of a reader
+	Now       time.Time
+	Oldest    int64 // milliseconds: older points are passed over and counted
+	MaxPoints int   // on the page, default 500,000
+	Markers   bool  // the reader understands stale markers
+}
+
+const defaultMaxPoints = 500_000
+
+// Page is what a reader gets at once. It belongs to one goroutine.
+type Page struct {
+	// Points are grouped by series, in the order of [Store.Newest]; those of
+	// a series ascend. Stale markers are among them if the reader wanted them.
+	Points []sample.Point
+
+	store *Store
+	of    *reader
+	cut   Position
+	late  uint64
+	shown uint64
+}
+
+// Next makes the next page of a reader, into dst: all that has arrived since
+// its last confirmed page, up to a bound. A reader that is not known begins
+// with the oldest point there is. A page that is not confirmed is followed by
+// one that begins where it began.
+func (s *Store) Next(dst []sample.Point, id ReaderID, q Request) (*Page, error) {
+	if q.MaxPoints <= 0 {
+		q.MaxPoints = defaultMaxPoints
+	}
+	s.mu.Lock()
+	s.prepare()
+	r, err := s.reader(id, q.Match)
+	if err != nil {
+		s.mu.Unlock()
+		return nil, err
+	}
+	r.seen = q.Now
+	r.giveUp()
+	p := &Page{store: s, of: r}
+	blocks := slices.Clone(s.log.from(r.confirmed))
+	// Blocks may grow meanwhile; their points up to the cut do not change.
+	counts, slots := make([]uint32, len(s.slots)), s.slots
+	verdicts := s.count(p, counts, blocks, q)
+	order := s.sorted()
+	from := r.confirmed
+	r.pending = p
+	s.pages++
+	s.mu.Unlock()
+
+	points := slices.Grow(dst[:0], int(p.shown))[:p.shown]
+	next := uint32(0)
+	for _, c := range order {
+		if int(c.ref) >= len(counts) || slots[c.ref] != c || counts[c.ref] == 0 {
+			continue
+		}
+		n := counts[c.ref]
+		counts[c.ref] = next
+		series := c.series.Load()
+		for i := next; i < next+n; i++ {
+			points[i].Series = series
+		}
+		next += n
+	}
+	for k, b := range blocks {
+		end := p.cut // how full the last block is may not be asked without the lock
+		if k+1 < len(blocks) {
+			end = min(end, blocks[k+1].start)
+		}
+		for i := b.index(from); b.start+Position(i) < end; i++ {
+			ref, t, v := b.refs[i], b.time(i), b.values[i]
+			if verdicts != nil && verdicts[ref] != shown || t < q.Oldest || !q.Markers && IsStale(v) {
+				continue
+			}
+			at := counts[ref]
+			counts[ref]++
+			points[at].T, points[at].V = t, v
+		}
+	}
+	p.Points = points
+	s.mu.Lock()
+	s.pages--
+	s.mu.Unlock()
+	return p, nil
+}
+
+// Verdicts on a series while a page is counted.
+const (
+	unasked = iota
+	shown
+	hidden
+)
+
+// count finds where the page ends and how many points of each series stand on
+// it.
+func (s *Store) count(p *Page, counts []uint32, blocks []*block, q Request) (verdicts []uint8) {
+	var owners map[*sample.Owner]bool
+	if q.Match != nil {
+		verdicts, owners = make([]uint8, len(s.slots)), map[*sample.Owner]bool{}
+	}
+	from := p.of.confirmed
+	p.cut = s.log.end
+	for _, b := range blocks {
+		for i := b.index(from); i < b.n; i++ {
+			ref := b.refs[i]
+			if verdicts != nil {
+				if verdicts[ref] == unasked {
+					verdicts[ref] = hidden
+					owner := s.slots[ref].owner
+					match, asked := owners[owner]
+					if !asked {
+						match = q.Match(*owner)
+						owners[owner] = match
+					}
+					if match {
+						verdicts[ref] = shown
+					}
+				}
+				if verdicts[ref] == hidden {
+					continue
+				}
+			}
+			stale := IsStale(b.values[i])
+			if b.time(i) < q.Oldest {
+				if !stale {
+					p.late++
+				}
+				continue
+			}
+			if stale && !q.Markers {
+				continue
+			}
+			if p.shown == uint64(q.MaxPoints) {
+				p.cut = b.start + Position(i)
+				return verdicts
+			}
+			counts[ref]++
+			p.shown++
+		}
+	}
+	return verdicts
+}
+
+// Confirm says that the reader has the page. It returns an error, and changes
+// nothing, when the reader has been given another page since. weak says that
+// nothing but the successful write speaks for it.
+func (p *Page) Confirm(weak bool) error {
+	s := p.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := p.of
+	if r.pending != p {
+		return errOvertaken
+	}
+	r.pending = nil
+	r.confirmed = max(r.confirmed, p.cut)
+	r.weak = weak
+	r.late += p.late
+	r.delivered += p.shown
+	r.unsure = 0
+	if r.losing && r.confirmed == s.log.end {
+		r.losing = false
+		s.about(r.id).Info("reader has caught up", "points_lost_so_far", r.lost)
+	}
+	s.log.advance(s.collectedBySome())
+	s.trim()
+	return nil
+}
+
+// giveUp makes the pending page one that never was.
+func (r *reader) giveUp() {
+	r.pending = nil
+	r.lost += r.unsure
+	r.unsure = 0
+}
+
+func (s *Store) reader(id ReaderID, match func(sample.Owner) bool) (*reader, error) {
+	if r := s.readers[id]; r != nil {
+		return r, nil
+	}
+	names := map[string]bool{id.Name: true}
+	for other := range s.readers {
+		names[other.Name] = true
+	}
+	if len(names) > MaxReaders {
+		return nil, ErrTooManyReaders
+	}
+	if s.readers == nil {
+		s.readers = map[ReaderID]*reader{}
+	}
+	r := &reader{id: id, match: match, confirmed: s.log.start}
+	s.readers[id] = r
+	return r, nil
+}
+
+// expire forgets the readers that have not been seen for long.
+func (s *Store) expire(now time.Time) {
+	expiry := s.ReaderExpiry
+	if expiry <= 0 {
+		expiry = defaultReaderExpiry
+	}
+	for id, r := range s.readers {
+		if now.Sub(r.seen) > expiry {
+			r.giveUp()
+			delete(s.readers, id)
+			s.tally.Forgotten++
+			s.about(id).Warn("reader has not been seen for long and is forgotten", "last_seen", r.seen)
+		}
+	}
+	s.log.advance(s.collectedBySome())
+}
+
+func (s *Store) about(id ReaderID) *slog.Logger {
+	log := s.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return log.With("reader", id.Name, "path", id.Path, "node", id.Node)
+}
