@@ -71,6 +71,13 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
+// answer changes how it answers from now on.
+func (r *receiver) answer(change func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change()
+}
+
 func receive(t *testing.T) (*receiver, string) {
 	t.Helper()
 	r := &receiver{times: make(map[string][]int64)}
@@ -212,7 +219,7 @@ func TestRun(t *testing.T) {
 // is right again.
 func TestLostCredentials(t *testing.T) {
 	r, address := receive(t)
-	r.token = "right"
+	r.answer(func() { r.token = "right" })
 	token := filepath.Join(t.TempDir(), "token")
 	write := func(content string) {
 		t.Helper()
@@ -266,7 +273,7 @@ func TestLostCredentials(t *testing.T) {
 // though it was killed and stopped before anybody listened.
 func TestNothingLost(t *testing.T) {
 	r, address := receive(t)
-	r.away = true
+	r.answer(func() { r.away = true })
 	dir := t.TempDir()
 	port := rig.FreePort(t)
 	life := func() *rig.Process {
@@ -314,9 +321,7 @@ func TestNothingLost(t *testing.T) {
 		t.Fatalf("%d records are on disk after SIGTERM, want %d or more", more, records+5)
 	}
 
-	r.mu.Lock()
-	r.away = false
-	r.mu.Unlock()
+	r.answer(func() { r.away = false })
 	life()
 	rig.Eventually(t, 20*time.Second, func() error {
 		r.mu.Lock()
