@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -76,6 +78,48 @@ func TestPipeline(t *testing.T) {
 		}
 		if fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Fatalf("got  %v\nwant %v", got, want)
+		}
+	})
+
+	// What the demo does: a deployment out of the guests that are there.
+	t.Run("discover", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "signal-state.json")
+		out, err := exec.Command(filepath.Join(programs(t), "pusher"), "discover", "--project=signal", "--host=main-host",
+			"--docker.host=unix://"+docker.Socket, "--libvirt.uri="+libvirt.URI).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, out, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if said, err := exec.Command(filepath.Join(programs(t), "gateway"), "check", "state", file).CombinedOutput(); err != nil {
+			t.Fatalf("the gateway does not take it: %v\n%s\n%s", err, said, out)
+		}
+		var state struct {
+			Guests map[string]struct {
+				Docker, Libvirt *struct{}
+				RuntimeName     string `json:"runtime_name"`
+			} `json:"testbed_guests"`
+		}
+		if err := json.Unmarshal(out, &state); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{
+			"busy": "docker", "idle": "docker", "vm": "libvirt", "quiet": "libvirt", "stranger": "docker stranger",
+		} {
+			g, got := state.Guests[name], ""
+			if g.Docker != nil {
+				got = "docker"
+			}
+			if g.Libvirt != nil {
+				got += "libvirt"
+			}
+			if g.RuntimeName != "" {
+				got += " " + g.RuntimeName
+			}
+			if got != want {
+				t.Errorf("%s: got %q, want %q in\n%s", name, got, want, out)
+			}
 		}
 	})
 

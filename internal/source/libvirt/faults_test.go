@@ -182,9 +182,6 @@ func TestFaults(t *testing.T) {
 	})
 
 	t.Run("the daemon hangs until keep-alive ends the connection", func(t *testing.T) {
-		if testing.Short() {
-			t.Skip("takes 25 s")
-		}
 		if err := l.Daemon().Signal(syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
