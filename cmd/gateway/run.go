@@ -41,6 +41,7 @@ type options struct {
 	expiry     time.Duration
 	maxAge     time.Duration
 	maxPoints  int
+	readers    []string
 
 	grafana string
 }
@@ -81,6 +82,8 @@ func flags(app *kingpin.Application) *options {
 		Default("50m").DurationVar(&o.maxAge)
 	app.Flag("scrape.max-points", "Most samples on a page; the rest is on the next one.").
 		Default("500000").IntVar(&o.maxPoints)
+	app.Flag("scrape.reader", "Name of a scraper of /metrics/testbed (its ?scraper=) that must have every sample; may be given several times. It is waited for from the gateway's start on. Without any, whoever comes in the first 5 minutes is.").
+		PlaceHolder("NAME").StringsVar(&o.readers)
 	app.Flag("grafana.url", "Base address of Grafana as the reader's browser sees it (/grafana behind the shipped Nginx); graphs are embedded when it is set.").
 		PlaceHolder("URL").StringVar(&o.grafana)
 	return o
@@ -100,6 +103,14 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	nodes, err := admission.NewNodes(o.nodesFile, log)
 	if err != nil {
 		return fmt.Errorf("--push.nodes-file: %w", err)
+	}
+	for _, name := range o.readers {
+		if !exposition.ValidReader(name) {
+			return fmt.Errorf("--scrape.reader %q: a name has letters, digits, '_', '.' and '-', and at most 63 of them", name)
+		}
+	}
+	if len(o.readers) > window.MaxReaders {
+		return fmt.Errorf("--scrape.reader: %d names, at most %d can be given", len(o.readers), window.MaxReaders)
 	}
 	if o.maxBytes < window.MinBytes {
 		return fmt.Errorf("--window.max-bytes %d: at least %d", o.maxBytes, window.MinBytes)
@@ -124,6 +135,9 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 
 	book := &presence.Book{}
 	store := &window.Store{MaxSeries: o.maxSeries, MaxBytes: o.maxBytes, ReaderExpiry: o.expiry, Log: log}
+	for _, name := range o.readers {
+		store.Expected = append(store.Expected, window.ReaderID{Name: name, Path: scrapePath})
+	}
 	gate := &admission.Gate{Roster: watcher.Roster, NodeSeries: o.nodeSeries, GatewaySeries: o.maxSeries}
 	endpoint := &ingest.Handler{
 		Nodes: nodes, Gate: gate, Window: store, Presence: book, Roster: watcher.Roster, Log: log,
@@ -194,6 +208,9 @@ func sweep(ctx context.Context, watcher *deployment.Watcher, book *presence.Book
 	}
 }
 
+// scrapePath is where everything is scraped.
+const scrapePath = "/metrics/testbed"
+
 func guestsOf(kind string) func(sample.Owner) bool {
 	return func(o sample.Owner) bool { return o.Kind == kind }
 }
@@ -202,7 +219,7 @@ func guestsOf(kind string) func(sample.Owner) bool {
 func routes(registry *prometheus.Registry, endpoint http.Handler, pages *exposition.Pages, board *dashboard.Dashboard) (*http.ServeMux, error) {
 	mux := http.NewServeMux()
 	mux.Handle("/api/v1/write", endpoint)
-	mux.Handle("GET /metrics/testbed", pages.Handler(nil))
+	mux.Handle("GET "+scrapePath, pages.Handler(nil))
 	mux.Handle("GET /api/metrics/prometheus/hosts", pages.Handler(sample.Owner.IsHost))
 	for _, kind := range []string{deployment.Libvirt, deployment.Docker, deployment.Android} {
 		mux.Handle("GET /api/metrics/prometheus/"+kind, pages.Handler(guestsOf(kind)))

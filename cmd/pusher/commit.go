@@ -67,6 +67,12 @@ func (c *committer) points(points []sample.Point) {
 	}
 }
 
+// split divides a record's body for a receiver that does not take it whole.
+func split(body []byte) (first, second push.Part, err error) {
+	one, other, err := wire.Split(body)
+	return push.Part(one), push.Part(other), err
+}
+
 // routes is the pusher's map of addresses.
 func routes(registry *prometheus.Registry, delivery *push.Pusher) (http.Handler, error) {
 	mux := http.NewServeMux()

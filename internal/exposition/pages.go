@@ -64,6 +64,9 @@ const defaultMaxAge = 50 * time.Minute
 
 var readerName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
 
+// ValidReader reports whether a reader can be called so.
+func ValidReader(name string) bool { return readerName.MatchString(name) }
+
 // Handler serves a page with the series whose owner match accepts (nil: all).
 //
 //	200  the page
@@ -77,7 +80,7 @@ func (p *Pages) Handler(match func(sample.Owner) bool) http.Handler {
 		connection.confirm() // whatever this request is about
 		query := r.URL.Query()
 		id := window.ReaderID{Name: query.Get("scraper"), Path: r.URL.Path, Node: query.Get("node")}
-		if id.Name != "" && !readerName.MatchString(id.Name) {
+		if id.Name != "" && !ValidReader(id.Name) {
 			http.Error(w, "scraper="+strconv.Quote(id.Name)+" is no name of a reader: letters, digits, _ . - and at most 63 of them", http.StatusBadRequest)
 			return
 		}

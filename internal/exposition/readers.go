@@ -112,7 +112,7 @@ func (p *Pages) Targets() http.Handler {
 		}
 		slices.SortFunc(nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
 		scraper := r.URL.Query().Get("scraper")
-		if scraper != "" && !readerName.MatchString(scraper) {
+		if scraper != "" && !ValidReader(scraper) {
 			http.Error(w, "scraper="+strconv.Quote(scraper)+" is no name of a reader", http.StatusBadRequest)
 			return
 		}

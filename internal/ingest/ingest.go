@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math"
 	"mime"
 	"net/http"
 	"runtime"
@@ -67,6 +68,7 @@ type Handler struct {
 	MaxFuture time.Duration // how far ahead of this clock a point may be, default 1 min
 	MaxAge    time.Duration // how old a point may be, default 50 min
 
+	senders  *senders
 	once     sync.Once
 	reading  chan struct{}
 	decoding chan struct{}
@@ -81,10 +83,13 @@ type work struct {
 	points  []sample.Point
 	refused map[admission.Reason]int
 	heard   sample.Owner // the guest of the series before
+
+	repeated bool // what the body says of guests is of the past
 }
 
 func (h *Handler) prepare() {
 	h.once.Do(func() {
+		h.senders = newSenders()
 		h.reading = make(chan struct{}, maxReading)
 		h.decoding = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
 		h.metrics = newMetrics()
@@ -108,8 +113,9 @@ func (h *Handler) Register(registerer prometheus.Registerer) error {
 
 // refusal is an answer other than success.
 type refusal struct {
-	code int
-	text string
+	code  int
+	text  string
+	after time.Duration // when to try again, if not at once
 }
 
 func (r *refusal) Error() string { return r.text }
@@ -121,18 +127,25 @@ func (r *refusal) Error() string { return r.text }
 //	     are named, and the others are taken
 //	401  no or wrong credentials
 //	405  not a POST
+//	409  another spool speaks for this host; again after Retry-After
+//	412  meant for another process of this gateway: nothing of the body was
+//	     taken, as what was handed over to that one may be lost
 //	413  over a limit; send it in parts
 //	415  not remote write 1.0
 //	429  too many pushes at once, or the window has no room and nothing of the
 //	     body was taken; again after Retry-After
+//
+// A sender that numbers its records ([SpoolHeader]) is told how far they have
+// been collected.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.prepare()
 	code := http.StatusNoContent
 	if err := h.serve(w, r); err != nil {
 		code = err.code
+		if err.after > 0 {
+			w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(err.after.Seconds()))))
+		}
 		switch code {
-		case http.StatusTooManyRequests:
-			w.Header().Set("Retry-After", "1")
 		case http.StatusUnauthorized:
 			w.Header().Set("WWW-Authenticate", `Basic realm="fanin", Bearer`)
 		case http.StatusMethodNotAllowed:
@@ -147,15 +160,31 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request) *refusal {
 	if r.Method != http.MethodPost {
-		return &refusal{http.StatusMethodNotAllowed, "remote write is a POST"}
+		return &refusal{code: http.StatusMethodNotAllowed, text: "remote write is a POST"}
 	}
 	if err := checkProtocol(r.Header); err != nil {
-		return &refusal{http.StatusUnsupportedMediaType, err.Error()}
+		return &refusal{code: http.StatusUnsupportedMediaType, text: err.Error()}
 	}
 	host, err := h.Nodes.Authenticate(r)
 	if err != nil {
 		h.metrics.unauthenticated.Inc()
-		return &refusal{http.StatusUnauthorized, err.Error()}
+		return &refusal{code: http.StatusUnauthorized, text: err.Error()}
+	}
+	w.Header().Set(BootHeader, h.senders.boot)
+	if meant := r.Header.Get(BootHeader); meant != "" && meant != h.senders.boot {
+		return &refusal{code: http.StatusPreconditionFailed, text: "this process of the gateway does not have what was handed over before: begin with what has not been collected"}
+	}
+	parcel := parcelOf(r.Header)
+	if parcel.spool != "" {
+		now := time.Now()
+		if h.Roster().HasHost(host) {
+			if wait := h.senders.claim(host, &parcel, r.RemoteAddr, intervalOf(r), now, h.Log); wait > 0 {
+				return &refusal{http.StatusConflict, "another pusher speaks for the host " + host + ": two can not have one name", wait}
+			}
+		}
+		defer func() {
+			w.Header().Set(CollectedHeader, strconv.FormatUint(h.senders.collected(host, parcel, h.Window.Collected()), 10))
+		}()
 	}
 	job, _ := h.scratch.Get().(*work)
 	if job == nil {
@@ -169,16 +198,16 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) *refusal {
 	case h.decoding <- struct{}{}:
 		defer func() { <-h.decoding }()
 	default:
-		return &refusal{http.StatusTooManyRequests, "too many pushes are being decoded; try again"}
+		return &refusal{code: http.StatusTooManyRequests, text: "too many pushes are being decoded; try again", after: time.Second}
 	}
 	request, err := job.decoder.Decode(job.body.Bytes())
 	switch {
 	case errors.Is(err, wire.ErrTooLarge):
-		return &refusal{http.StatusRequestEntityTooLarge, err.Error()}
+		return &refusal{code: http.StatusRequestEntityTooLarge, text: err.Error()}
 	case err != nil:
-		return &refusal{http.StatusBadRequest, err.Error()}
+		return &refusal{code: http.StatusBadRequest, text: err.Error()}
 	}
-	return h.take(w, r, host, job, request)
+	return h.take(w, r, host, job, request, parcel)
 }
 
 func checkProtocol(header http.Header) error {
@@ -200,20 +229,20 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request, job *work) *refus
 	case h.reading <- struct{}{}:
 		defer func() { <-h.reading }()
 	default:
-		return &refusal{http.StatusTooManyRequests, "too many pushes are being read; try again"}
+		return &refusal{code: http.StatusTooManyRequests, text: "too many pushes are being read; try again", after: time.Second}
 	}
 	if r.ContentLength > h.MaxBody {
-		return &refusal{http.StatusRequestEntityTooLarge, fmt.Sprintf("body of %d bytes, at most %d are taken", r.ContentLength, h.MaxBody)}
+		return &refusal{code: http.StatusRequestEntityTooLarge, text: fmt.Sprintf("body of %d bytes, at most %d are taken", r.ContentLength, h.MaxBody)}
 	}
 	job.body.Reset()
 	if _, err := job.body.ReadFrom(http.MaxBytesReader(w, r.Body, h.MaxBody)); err != nil {
 		if over := (*http.MaxBytesError)(nil); errors.As(err, &over) {
-			return &refusal{http.StatusRequestEntityTooLarge, fmt.Sprintf("body of more than %d bytes", h.MaxBody)}
+			return &refusal{code: http.StatusRequestEntityTooLarge, text: fmt.Sprintf("body of more than %d bytes", h.MaxBody)}
 		}
 		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return &refusal{http.StatusBadRequest, "body ended early"}
+			return &refusal{code: http.StatusBadRequest, text: "body ended early"}
 		}
-		return &refusal{http.StatusBadRequest, "body could not be read"}
+		return &refusal{code: http.StatusBadRequest, text: "body could not be read"}
 	}
 	return nil
 }
@@ -221,12 +250,12 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request, job *work) *refus
 // take admits a body's series and keeps their points. Of a sender outside the
 // cluster nothing is remembered, as without credentials it may call itself
 // anything.
-func (h *Handler) take(w http.ResponseWriter, r *http.Request, host string, job *work, request *wire.Request) *refusal {
+func (h *Handler) take(w http.ResponseWriter, r *http.Request, host string, job *work, request *wire.Request, from parcel) *refusal {
 	clear(job.refused)
 	node, written := "unknown", 0
 	if h.Roster().HasHost(host) {
 		var err *refusal
-		if written, err = h.keep(r, host, job, request); err != nil {
+		if written, err = h.keep(r, host, job, request, from); err != nil {
 			return err // all of it comes again, and is counted then
 		}
 		node = host
@@ -242,14 +271,15 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, host string, job 
 // keep returns how many samples are in the window now, whether by this body
 // or by one before. When the window has no room for this sender, nothing of
 // the body is in it.
-func (h *Handler) keep(r *http.Request, host string, job *work, request *wire.Request) (written int, no *refusal) {
+func (h *Handler) keep(r *http.Request, host string, job *work, request *wire.Request, from parcel) (written int, no *refusal) {
 	now := time.Now()
 	job.points, job.heard = job.points[:0], sample.Owner{}
-	interval := seconds(r.Header.Get(IntervalHeader), time.Hour)
+	interval := intervalOf(r)
 	h.Presence.HostHeard(host, now, interval)
 	if sent := seconds(r.Header.Get(TimeHeader), 1<<62); sent > 0 {
 		h.Presence.ClockRead(host, time.Unix(0, int64(sent)).Sub(now))
 	}
+	job.repeated = from.repeated
 	session := h.Gate.Begin(host, now)
 	request.EachMetadata(session.Learn)
 	request.EachSeries(func(claim *wire.Series) { h.admit(session, claim, host, job, now) })
@@ -260,18 +290,25 @@ func (h *Handler) keep(r *http.Request, host string, job *work, request *wire.Re
 		stay = stockKeep
 	}
 	duplicates := 0
-	stored, _, err := h.Window.Append(job.points, now, stay, func(_ int, o window.Outcome) {
+	stored, end, err := h.Window.Append(job.points, now, stay, func(_ int, o window.Outcome) {
 		switch o {
 		case window.Duplicate:
 			duplicates++
 		case window.Late:
+			if from.repeated {
+				duplicates++
+				return
+			}
 			job.refused[admission.OutOfOrder]++
 		case window.Full:
 			job.refused[admission.SeriesLimit]++
 		}
 	})
 	if err != nil {
-		return 0, &refusal{http.StatusTooManyRequests, err.Error()}
+		return 0, &refusal{http.StatusTooManyRequests, err.Error(), time.Second}
+	}
+	if from.spool != "" {
+		h.senders.took(host, from, end, stored)
 	}
 	h.metrics.stored.WithLabelValues(host).Add(float64(stored))
 	h.metrics.duplicates.WithLabelValues(host).Add(float64(duplicates))
@@ -293,7 +330,7 @@ func (h *Handler) answer(w http.ResponseWriter, job *work, written int) *refusal
 	}
 	w.Header().Set(RefusedHeader, strings.Join(all, ", "))
 	if len(ofForm) > 0 {
-		return &refusal{http.StatusBadRequest, "malformed series were left out, the others taken: " + strings.Join(ofForm, ", ")}
+		return &refusal{code: http.StatusBadRequest, text: "malformed series were left out, the others taken: " + strings.Join(ofForm, ", ")}
 	}
 	return nil
 }
@@ -313,7 +350,7 @@ func (h *Handler) admit(session *admission.Session, claim *wire.Series, host str
 			h.Presence.StrangerHeard(presence.Stranger{Host: host, Name: verdict.Stranger, Reason: string(verdict.Reason), Seen: now})
 		}
 	case verdict.State != nil:
-		if n := len(claim.Points); n > 0 {
+		if n := len(claim.Points); n > 0 && !job.repeated {
 			h.Presence.GuestSaid(verdict.Owner, claim.Points[n-1].V > 0, verdict.State.Why, now)
 		}
 	default:
@@ -327,11 +364,16 @@ func (h *Handler) admit(session *admission.Session, claim *wire.Series, host str
 				job.points = append(job.points, sample.Point{Series: verdict.Series, T: p.T, V: p.V})
 			}
 		}
-		if verdict.Owner != job.heard && verdict.Owner.Guest != "" {
+		if verdict.Owner != job.heard && verdict.Owner.Guest != "" && !job.repeated {
 			job.heard = verdict.Owner
 			h.Presence.GuestHeard(verdict.Owner, now)
 		}
 	}
+}
+
+// intervalOf is the time between the sender's samples, 0 when it does not say.
+func intervalOf(r *http.Request) time.Duration {
+	return seconds(r.Header.Get(IntervalHeader), time.Hour)
 }
 
 // seconds reads a decimal number of seconds from a header, 0 when there is

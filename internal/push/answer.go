@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -18,12 +19,13 @@ import (
 type outcome int
 
 const (
-	taken outcome = iota // delivered
-	again                // keep and try again
-	never                // will not be taken, however often it is sent
+	taken   outcome = iota // in the receiver's hands
+	again                  // keep and try again
+	never                  // will not be taken as it is, however often it is sent
+	restart                // the receiver is another process: begin anew
 )
 
-func (o outcome) String() string { return [...]string{"taken", "again", "never"}[o] }
+func (o outcome) String() string { return [...]string{"taken", "again", "never", "restart"}[o] }
 
 // Reasons for trying again.
 const (
@@ -44,6 +46,10 @@ type verdict struct {
 	err        error
 	retryAfter time.Duration
 	refused    []refusal
+	divisible  bool // of never: parts of the body may be taken
+
+	boot      string // the receiver's process; "": it does not acknowledge
+	collected uint64 // of our records
 }
 
 // refusal is how many samples the receiver did not want, and why.
@@ -57,15 +63,19 @@ const (
 	// used again; maxSaid is how much of it is repeated in a message.
 	maxAnswer = 64 << 10
 	maxSaid   = 200
+	maxBoot   = 128 // bytes of a name of a process
 )
 
-func (p *Pusher) attempt(ctx context.Context, body []byte) verdict {
+// attempt sends a body once. head is what stands in front of it beside the
+// headers that never change.
+func (p *Pusher) attempt(ctx context.Context, body []byte, head http.Header) verdict {
 	ctx, cancel := context.WithTimeout(ctx, p.or(p.Timeout, defaultTimeout))
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, p.URL, bytes.NewReader(body))
 	if err != nil {
 		return verdict{outcome: again, reason: network, err: err}
 	}
+	maps.Copy(request.Header, head)
 	// https://prometheus.io/docs/specs/prw/remote_write_spec/
 	request.Header.Set("Content-Encoding", "snappy")
 	request.Header.Set("Content-Type", "application/x-protobuf")
@@ -85,7 +95,22 @@ func (p *Pusher) attempt(ctx context.Context, body []byte) verdict {
 	// The head of an answer says all there is to know; a body that breaks off
 	// only costs the connection.
 	said, _ := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	return judge(response.StatusCode, response.Header, said, time.Now())
+	v := judge(response.StatusCode, response.Header, said, time.Now())
+	v.boot, v.collected = acknowledgement(response.Header)
+	return v
+}
+
+// acknowledgement reads who answers and how far our records are collected.
+func acknowledgement(header http.Header) (boot string, collected uint64) {
+	boot = header.Get(bootHeader)
+	if len(boot) > maxBoot {
+		return "", 0
+	}
+	collected, err := strconv.ParseUint(header.Get(collectedHeader), 10, 64)
+	if err != nil {
+		return boot, 0
+	}
+	return boot, collected
 }
 
 // judge decides what an answer means. 2xx is success, 4xx must not be sent
@@ -109,13 +134,15 @@ func judge(status int, header http.Header, said []byte, now time.Time) verdict {
 		v.outcome, v.reason = again, conflict
 	case status == http.StatusRequestTimeout:
 		v.outcome, v.reason = again, network
+	case status == http.StatusPreconditionFailed && header.Get(bootHeader) != "":
+		v.outcome = restart
 	case status == http.StatusRequestEntityTooLarge:
-		v.outcome, v.reason = never, spool.TooLarge
+		v.outcome, v.reason, v.divisible = never, spool.TooLarge, true
 	case status == http.StatusBadRequest && header.Get(refusedHeader) != "":
 		// The receiver took the good series and says how many were bad.
 		return verdict{outcome: taken, refused: parseRefused(header.Values(refusedHeader))}
 	case status/100 == 4:
-		v.outcome, v.reason = never, spool.Rejected
+		v.outcome, v.reason, v.divisible = never, spool.Rejected, status == http.StatusBadRequest
 	default:
 		v.outcome, v.reason = again, serverError
 	}

@@ -39,6 +39,12 @@ const (
 	intervalHeader = "X-Fanin-Interval" // seconds between two samples
 	timeHeader     = "X-Fanin-Time"     // the clock when it was sent, seconds since 1970
 	refusedHeader  = "X-Fanin-Refused"  // answer: "reason=samples, reason=samples"
+
+	// The end-to-end acknowledgement: see [handover].
+	spoolHeader     = "X-Fanin-Spool"     // which spool the number is of
+	recordHeader    = "X-Fanin-Record"    // with this body all records up to here are handed over
+	bootHeader      = "X-Fanin-Boot"      // the receiver's process; asked for, and in the answer
+	collectedHeader = "X-Fanin-Collected" // answer: records up to here have come to their end
 )
 
 // Pusher delivers the records of one spool in order, one at a time. The bodies
@@ -47,6 +53,10 @@ type Pusher struct {
 	URL    string
 	Client *http.Client // from [NewClient]
 	Spool  *spool.Spool
+
+	// Split divides a body in two, or fails when it can not be divided. nil:
+	// what a receiver does not take as a whole is dropped as a whole.
+	Split func(body []byte) (first, second Part, err error)
 
 	Node     string        // X-Fanin-Node, "" for none
 	Interval time.Duration // X-Fanin-Interval, 0 for none
@@ -59,6 +69,12 @@ type Pusher struct {
 	Metrics prometheus.Registerer // nil: not exported
 
 	trouble atomic.Pointer[trouble]
+}
+
+// Part is a body that is a part of a record's.
+type Part struct {
+	Body    []byte
+	Samples int
 }
 
 // trouble is why nothing is being delivered. It is immutable.
@@ -81,7 +97,7 @@ func (p *Pusher) Trouble() error {
 // node's credentials, and returns what it says when it does not. Any other
 // answer, and none within ctx, is no error: the receiver may come later.
 func (p *Pusher) Greet(ctx context.Context) error {
-	if v := p.attempt(ctx, []byte(emptyMessage)); v.reason == unauthorized {
+	if v := p.attempt(ctx, []byte(emptyMessage), nil); v.reason == unauthorized {
 		return fmt.Errorf("%s answers %w", redacted(p.URL), v.err)
 	}
 	return nil
@@ -92,12 +108,16 @@ const emptyMessage = "\x00"
 
 // Run delivers until ctx ends, and then, for as long as Drain allows, what is
 // left in the spool; it returns nil, at once when [spool.Spool.Finish] was
-// called and everything is delivered.
+// called and everything is handed over.
 //
-// A record is acknowledged on 2xx, less what the answer's X-Fanin-Refused
-// counts. It is dropped on 413 and on any other 4xx that will not change by
-// waiting; splitting it or setting its bad series aside is not done yet. On everything else, lost credentials (401, 403) and a second node
-// of the same name (409) included, it is kept and tried again.
+// A record is handed over on 2xx, less what the answer's X-Fanin-Refused
+// counts, and leaves the spool when the receiver says that it has been
+// collected: see [handover]. On 413 it is divided and sent in parts. On 400 the
+// series that are to blame are found in the same way, the others delivered.
+// What still is not taken, and what is answered with any other 4xx that will
+// not change by waiting, is dropped. On everything else, lost credentials
+// (401, 403) and a second node of the same name (409) included, it is kept and
+// tried again.
 func (p *Pusher) Run(ctx context.Context) error {
 	r := p.newRun(ctx)
 	// Requests outlive ctx by the drain.
@@ -108,9 +128,8 @@ func (p *Pusher) Run(ctx context.Context) error {
 			cancel()
 		}
 	})()
-	var last uint64
 	for {
-		record, err := p.Spool.Next(drain, last)
+		record, err := p.Spool.Next(drain, r.next)
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
 				r.log.Debug("delivery ends", "err", err)
@@ -120,7 +139,6 @@ func (p *Pusher) Run(ctx context.Context) error {
 		if !r.deliver(drain, record) {
 			return nil
 		}
-		last = record.Number
 	}
 }
 
@@ -134,17 +152,19 @@ func (p *Pusher) or(d, otherwise time.Duration) time.Duration {
 // run is the state of one Run.
 type run struct {
 	*Pusher
+	handover
 	stopping <-chan struct{}
 	log      *slog.Logger
 
 	failures  int // in a row
+	repeats   int // restarts of the receiver since something was collected
 	greeted   bool
 	rejecting string               // what the receiver said to the records dropped before
 	refusing  map[string]time.Time // when each reason was given last
 
-	attempts, retries *prometheus.CounterVec
-	success           prometheus.Gauge
-	duration          prometheus.Counter
+	attempts, retries  *prometheus.CounterVec
+	success            prometheus.Gauge
+	duration, restarts prometheus.Counter
 }
 
 func (p *Pusher) newRun(ctx context.Context) *run {
@@ -157,55 +177,22 @@ func (p *Pusher) newRun(ctx context.Context) *run {
 		attempts: m.NewCounterVec(prometheus.CounterOpts{Name: "fanin_push_attempts_total", Help: "Attempts to deliver a record, by what came of it."}, []string{"outcome"}),
 		retries:  m.NewCounterVec(prometheus.CounterOpts{Name: "fanin_push_retries_total", Help: "Attempts that have to be made again, by reason."}, []string{"reason"}),
 		success:  m.NewGauge(prometheus.GaugeOpts{Name: "fanin_push_last_success_timestamp_seconds", Help: "When the receiver last took a record, in seconds since 1970; 0 for never."}),
+		restarts: m.NewCounter(prometheus.CounterOpts{Name: "fanin_push_restarts_total", Help: "How often all that is not collected had to be handed over again, because another process of the receiver answered."}),
 		duration: m.NewCounter(prometheus.CounterOpts{Name: "fanin_push_seconds_total", Help: "Time spent in attempts to deliver."}),
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
 	r.log = r.log.With("url", redacted(p.URL))
-	for _, o := range []outcome{taken, again, never} {
+	r.handover.spool = p.Spool
+	m.NewGaugeFunc(prometheus.GaugeOpts{Name: "fanin_push_uncollected_samples", Help: "Samples that the receiver has taken and that are not collected there yet; they are pending until then."}, func() float64 { return float64(r.uncollected.Load()) })
+	for _, o := range []outcome{taken, again, never, restart} {
 		r.attempts.WithLabelValues(o.String())
 	}
 	for _, reason := range retryReasons {
 		r.retries.WithLabelValues(reason)
 	}
 	return r
-}
-
-// deliver reports whether the record has been dealt with; false means that
-// time is up.
-func (r *run) deliver(drain context.Context, record spool.Record) bool {
-	for {
-		start := time.Now()
-		v := r.attempt(drain, record.Body)
-		r.duration.Add(time.Since(start).Seconds())
-		if drain.Err() != nil && v.outcome == again {
-			return false // the end of the drain cut it off
-		}
-		r.attempts.WithLabelValues(v.outcome.String()).Inc()
-		switch v.outcome {
-		case taken:
-			for _, refused := range v.refused {
-				r.Spool.Refuse(record.Number, refused.reason, refused.samples)
-			}
-			r.Spool.Ack(record.Number)
-			r.worked()
-			r.sayRefused(v.refused)
-			return true
-		case never:
-			r.Spool.Drop(record.Number, v.reason)
-			r.rejected(v, record)
-			return true
-		}
-		r.retries.WithLabelValues(v.reason).Inc()
-		r.failed(v)
-		if !r.pause(drain, v.retryAfter) {
-			return false
-		}
-		if !r.Spool.Has(record.Number) {
-			return true // dropped while it waited, and counted there
-		}
-	}
 }
 
 // pause waits with full jitter. The end of ctx cuts it short, so that the
@@ -281,15 +268,6 @@ func (r *run) sayRefused(refused []refusal) {
 		if !known || now.Sub(last) > repeatRefusal {
 			r.log.Warn("the receiver refuses samples", "reason", one.reason, "samples", one.samples)
 		}
-	}
-}
-
-func (r *run) rejected(v verdict, record spool.Record) {
-	r.failures = 0
-	r.trouble.Store(nil)
-	if said := v.err.Error(); said != r.rejecting {
-		r.rejecting = said
-		r.log.Error("the receiver rejects samples, which are dropped", "reason", v.reason, "samples", record.Samples, "err", v.err)
 	}
 }
 

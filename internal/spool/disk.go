@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -61,11 +60,8 @@ func (s *Spool) mount(start bool) error {
 		return err
 	}
 	s.mu.Lock()
-	id, known := s.id, s.known
+	id := s.id
 	s.mu.Unlock()
-	if !known {
-		_, _ = rand.Read(id[:]) // which never fails
-	}
 	f, err := look(s.dir, id)
 	if err != nil {
 		dir.Close()

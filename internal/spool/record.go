@@ -3,6 +3,7 @@ package spool
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"hash/crc32"
 	"slices"
 )
@@ -35,6 +36,8 @@ const (
 )
 
 type spoolID [idLength]byte
+
+func (id spoolID) String() string { return hex.EncodeToString(id[:]) }
 
 // frame says what a record is.
 type frame struct {

@@ -12,7 +12,7 @@ package spool
 
 import (
 	"context"
-	"encoding/hex"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -100,6 +100,7 @@ type Spool struct {
 	segmentSize int64
 	maxAge      time.Duration
 	log         *slog.Logger
+	name        string // immutable after Open
 
 	io   sync.Mutex // is taken before mu and held by who writes records
 	disk disk
@@ -186,7 +187,9 @@ func Open(o Options) (*Spool, error) {
 	for _, operation := range operations {
 		s.failures[operation] = 0
 	}
+	_, _ = rand.Read(s.id[:]) // which never fails
 	if s.dir == "" {
+		s.name = s.id.String()
 		s.maxMemory = s.maxBytes
 		return s, nil
 	}
@@ -199,6 +202,7 @@ func Open(o Options) (*Spool, error) {
 	if errors.Is(err, ErrLocked) {
 		return nil, err
 	}
+	s.name = s.id.String()
 	if s.disk.dir == nil {
 		// Above whatever may be there.
 		s.last = uint64(time.Now().UnixMicro())
@@ -210,17 +214,10 @@ func Open(o Options) (*Spool, error) {
 	return s, nil
 }
 
-// ID names the spool that the numbers belong to. It is made once and lies in
-// the directory; "" while that could not be opened yet, and for a spool in
-// memory.
-func (s *Spool) ID() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.known {
-		return ""
-	}
-	return hex.EncodeToString(s.id[:])
-}
+// ID names the spool that the numbers belong to, in hexadecimal digits. It lies
+// in the directory and is that of the next Open too. In memory, and while the
+// directory could not be opened at the start, it is this Open's alone.
+func (s *Spool) ID() string { return s.name }
 
 // Append puts a copy of body, which holds so many samples, at the end of the
 // queue; they are committed when it returns. While the disk fails that means
@@ -307,7 +304,7 @@ func (s *Spool) Has(number uint64) bool {
 }
 
 // Ack removes every pending record up to number: delivered, all but the
-// samples that [Spool.Refuse] has taken out before. After a power cut the last
+// samples that [Spool.Refuse] and [Spool.DropSamples] have taken out before. After a power cut the last
 // acknowledged records may be pending again.
 func (s *Spool) Ack(number uint64) {
 	s.mu.Lock()
@@ -336,6 +333,21 @@ func (s *Spool) Ack(number uint64) {
 func (s *Spool) Refuse(number uint64, reason string, samples int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if _, known := s.ledger.Refused[reason]; !known && len(s.ledger.Refused) >= maxRefusals {
+		reason = other
+	}
+	s.takeOutLocked(s.ledger.Refused, number, reason, samples)
+}
+
+// DropSamples counts samples of a pending record as dropped for a reason, one
+// of this package's constants. It never counts more than the record still has.
+func (s *Spool) DropSamples(number uint64, reason string, samples int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.takeOutLocked(s.ledger.Dropped, number, reason, samples)
+}
+
+func (s *Spool) takeOutLocked(account map[string]uint64, number uint64, reason string, samples int) {
 	i := s.indexLocked(number)
 	if i < 0 {
 		return
@@ -344,10 +356,7 @@ func (s *Spool) Refuse(number uint64, reason string, samples int) {
 	samples = max(0, min(samples, r.Samples))
 	r.Samples -= samples
 	s.ledger.Pending -= uint64(samples)
-	if _, known := s.ledger.Refused[reason]; !known && len(s.ledger.Refused) >= maxRefusals {
-		reason = other
-	}
-	s.ledger.Refused[reason] += uint64(samples)
+	account[reason] += uint64(samples)
 }
 
 // Drop removes one pending record and counts its samples as dropped for a
@@ -409,7 +418,7 @@ func (s *Spool) Close() error {
 		s.log.Warn("samples that were neither delivered nor on disk are lost", "samples", samples)
 	}
 	if n := s.ledger.Pending; n > 0 {
-		s.log.Info("samples that were not delivered stay on disk", "dir", s.dir, "samples", n, "records", len(s.records))
+		s.log.Info("samples that are not delivered yet stay on disk", "dir", s.dir, "samples", n, "records", len(s.records))
 	}
 	s.changedLocked()
 	s.mu.Unlock()

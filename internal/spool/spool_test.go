@@ -206,6 +206,9 @@ func TestAlwaysBalanced(t *testing.T) {
 			},
 			"ack":  func(t *rapid.T) { s.Ack(number.Draw(t, "number")) },
 			"drop": func(t *rapid.T) { s.Drop(number.Draw(t, "number"), Rejected) },
+			"drop some": func(t *rapid.T) {
+				s.DropSamples(number.Draw(t, "number"), TooLarge, rapid.IntRange(0, 9).Draw(t, "samples"))
+			},
 			"refuse": func(t *rapid.T) {
 				s.Refuse(number.Draw(t, "number"), reason.Draw(t, "reason"), rapid.IntRange(0, 9).Draw(t, "samples"))
 			},

@@ -239,6 +239,15 @@ func (s *Store) reader(id ReaderID, match func(sample.Owner) bool) (*reader, err
 	return r, nil
 }
 
+// expect lets the readers that are waited for begin now.
+func (s *Store) expect(now time.Time) {
+	for _, id := range s.Expected {
+		if r, err := s.reader(id, nil); err == nil && r.seen.IsZero() {
+			r.seen = now
+		}
+	}
+}
+
 // expire forgets the readers that have not been seen for long.
 func (s *Store) expire(now time.Time) {
 	expiry := s.ReaderExpiry

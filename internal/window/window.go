@@ -73,6 +73,10 @@ type Store struct {
 	ReaderExpiry time.Duration // a reader unseen for so long is forgotten, default 2 h
 	Log          *slog.Logger  // nil: nothing is logged
 
+	// Expected are readers that are waited for from the start, as if they had
+	// been there before. With them there is no grace.
+	Expected []ReaderID
+
 	// Grace: for so long after the first point there may be readers that have
 	// not come yet, as after a restart. Until then nothing counts as collected
 	// by all, and what the others have is kept while there is room. Default 5
@@ -182,6 +186,7 @@ func (s *Store) prepare() {
 func (s *Store) at(now time.Time) {
 	if s.first.IsZero() {
 		s.first = now
+		s.expect(now)
 	}
 	if now.After(s.newest) {
 		s.newest = now
@@ -190,6 +195,9 @@ func (s *Store) at(now time.Time) {
 
 // inGrace reports whether readers may still come that nobody knows of.
 func (s *Store) inGrace() bool {
+	if len(s.Expected) > 0 {
+		return false
+	}
 	grace := s.Grace
 	if grace <= 0 {
 		grace = defaultGrace
