@@ -140,7 +140,7 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	}
 	gate := &admission.Gate{Roster: watcher.Roster, NodeSeries: o.nodeSeries, GatewaySeries: o.maxSeries}
 	endpoint := &ingest.Handler{
-		Nodes: nodes, Gate: gate, Window: store, Presence: book, Roster: watcher.Roster, Log: log,
+		Nodes: nodes, Gate: gate, Window: store, Presence: book, Roster: watcher.Roster, Ready: watcher.Settled, Log: log,
 		Limits: o.limits, MaxBody: o.maxBody, MaxAge: o.maxAge,
 	}
 	if err := endpoint.Register(registry); err != nil {
@@ -168,7 +168,7 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	if err != nil {
 		return err
 	}
-	if server.Handler, err = routes(registry, endpoint, pages, board); err != nil {
+	if server.Handler, err = routes(registry, watcher.Settled, endpoint, pages, board); err != nil {
 		return err
 	}
 	watcher.Load()
@@ -216,7 +216,7 @@ func guestsOf(kind string) func(sample.Owner) bool {
 }
 
 // routes is the gateway's map of addresses.
-func routes(registry *prometheus.Registry, endpoint http.Handler, pages *exposition.Pages, board *dashboard.Dashboard) (*http.ServeMux, error) {
+func routes(registry *prometheus.Registry, ready func() error, endpoint http.Handler, pages *exposition.Pages, board *dashboard.Dashboard) (*http.ServeMux, error) {
 	mux := http.NewServeMux()
 	mux.Handle("/api/v1/write", endpoint)
 	mux.Handle("GET "+scrapePath, pages.Handler(nil))
@@ -227,7 +227,7 @@ func routes(registry *prometheus.Registry, endpoint http.Handler, pages *exposit
 	mux.Handle("GET /api/v1/readers", pages.Readers())
 	mux.Handle("GET /api/v1/scrape-targets", pages.Targets())
 	board.Mount(mux)
-	daemon.Observe(mux, registry, func() error { return nil })
+	daemon.Observe(mux, registry, ready)
 	landing, err := daemon.LandingPage("fanin gateway", "What the testbed's hosts and guests do, second by second.",
 		daemon.Link{Address: "dashboard/", Text: "Dashboard", Description: "deployments, their hosts and guests"},
 		daemon.Link{Address: "metrics/testbed", Text: "Scrape page", Description: "the newest sample of every series; for a named reader (?scraper=NAME) all since its last page"},

@@ -66,6 +66,12 @@ func (f *file) retrying() bool { return f.err != nil && f.tries < retries }
 // broken reports whether failing has outlasted the retries.
 func (f *file) broken() bool { return f.err != nil && f.tries >= retries }
 
+// awaited reports whether the file fails and never had a good version. One that
+// is not there is waited for as long as it takes to be replaced.
+func (f *file) awaited() bool {
+	return f != nil && f.err != nil && f.good.IsZero() && (f.err.Reason != ReasonMissing || f.retrying())
+}
+
 // poll looks at the file and calls parse with its content when that is new;
 // parse returns what is wrong with it. failed is told the reason whenever the
 // file begins to fail or fails in another way.

@@ -114,6 +114,7 @@ func (w *Watcher) poll(now time.Time) (again bool) {
 	projects, hidden := w.chosen()
 	problems = append(problems, hidden...)
 	w.publish(now, projects, problems, changed)
+	w.settle(now, complete)
 	return again
 }
 

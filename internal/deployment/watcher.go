@@ -2,8 +2,11 @@ package deployment
 
 import (
 	"context"
+	"errors"
 	"hash/maphash"
+	"io/fs"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,11 +36,13 @@ type Watcher struct {
 	StaleAfter time.Duration // how long a last good version counts as fresh; 60 s when 0
 	Log        *slog.Logger  // slog.Default() when nil
 
-	roster atomic.Pointer[Roster]
-	health atomic.Pointer[health]
+	roster  atomic.Pointer[Roster]
+	health  atomic.Pointer[health]
+	settled atomic.Bool
 
 	mu       sync.Mutex // guards what follows
 	started  bool
+	begun    time.Time // the first look
 	seed     maphash.Seed
 	log      *slog.Logger
 	folder   folder
@@ -98,6 +103,45 @@ func (w *Watcher) Roster() *Roster {
 		return r
 	}
 	return &Roster{}
+}
+
+// ErrUnsettled is what [Watcher.Settled] returns.
+var ErrUnsettled = errors.New("the deployments' files have not been read yet: one of them is just being rewritten, or can not be read")
+
+// Settled returns [ErrUnsettled] at the start, for as long as there is a file
+// of which no version could be used yet, but no longer than 10 s. Until then
+// the roster may lack who is there.
+func (w *Watcher) Settled() error {
+	if !w.settled.Load() {
+		return ErrUnsettled
+	}
+	return nil
+}
+
+// settleAfter is when a file that was unusable from the start on is not waited
+// for any more.
+const settleAfter = 10 * time.Second
+
+// settle ends the start when each file has had a good version.
+func (w *Watcher) settle(now time.Time, listed bool) {
+	if w.begun.IsZero() {
+		w.begun = now
+	}
+	if w.settled.Load() {
+		return
+	}
+	if !listed {
+		_, err := os.Stat(w.Settings)
+		listed = errors.Is(err, fs.ErrNotExist) // there is no TestbedOS
+	}
+	cluster := w.cluster.file // not every cluster has one
+	waiting := !listed || cluster.awaited() && cluster.err.Reason != ReasonMissing
+	for _, t := range w.tracked {
+		waiting = waiting || t.recordFile.awaited() || t.active() && t.stateFile.awaited()
+	}
+	if !waiting || now.Sub(w.begun) >= settleAfter {
+		w.settled.Store(true)
+	}
 }
 
 // Register adds the watcher's own metrics to reg.

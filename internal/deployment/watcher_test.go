@@ -3,6 +3,7 @@ package deployment
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -633,4 +634,69 @@ func BenchmarkLookup(b *testing.B) {
 			b.Fatal(m)
 		}
 	}
+}
+
+// TestSettled: at the start a file that is just being rewritten is waited for,
+// and one that stays broken is not for ever.
+func TestSettled(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		spoil func(s *settings)
+		mend  func(s *settings)
+	}{
+		{"torn state", func(s *settings) { s.write(s.statePath("signal"), `{"project_name": "sig`) }, func(s *settings) { s.state("signal", "web") }},
+		{"empty record", func(s *settings) { s.write(s.recordPath("signal"), "") }, func(s *settings) { s.record("signal", `"up"`) }},
+		{"state that comes", func(s *settings) { _ = os.Remove(s.statePath("signal")) }, func(s *settings) { s.state("signal", "web") }},
+		{"empty cluster", func(s *settings) { s.write(filepath.Join(s.folder(), "config", "kvm-compose-config.json"), "") }, func(s *settings) {
+			s.write(filepath.Join(s.folder(), "config", "kvm-compose-config.json"), `{"testbed_host_ssh_config": {}}`)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSettings(t)
+			s.record("signal", `"up"`)
+			s.state("signal", "web")
+			c.spoil(s)
+			w := s.watch()
+			if w.Settled() == nil {
+				t.Error("settled before the first look")
+			}
+			if w.polls(300 * time.Millisecond); w.Settled() == nil {
+				t.Error("settled with a file that was never good")
+			}
+			c.mend(s)
+			if r := w.polls(200 * time.Millisecond); w.Settled() != nil || guestNames(r.Project("signal")) != "web " {
+				t.Errorf("%v with %q, want settled with the guest", w.Settled(), guestNames(r.Project("signal")))
+			}
+			c.spoil(s)
+			if w.polls(time.Second); w.Settled() != nil {
+				t.Error("what was settled is not any more")
+			}
+		})
+	}
+	t.Run("broken for good", func(t *testing.T) {
+		s := newSettings(t)
+		s.record("signal", `"up"`)
+		s.write(s.statePath("signal"), "no")
+		w := s.watch()
+		if w.polls(settleAfter - time.Second); w.Settled() == nil {
+			t.Error("settled although a file was never good")
+		}
+		if w.polls(2 * time.Second); w.Settled() != nil {
+			t.Error("waits for ever")
+		}
+	})
+	t.Run("no TestbedOS", func(t *testing.T) {
+		w := &watch{Watcher: &Watcher{Settings: filepath.Join(t.TempDir(), "none"), Log: slog.New(slog.DiscardHandler)}, now: time.Now()}
+		if w.polls(100 * time.Millisecond); w.Settled() != nil {
+			t.Error("waits for files that there are not")
+		}
+	})
+	t.Run("down and without a state", func(t *testing.T) {
+		s := newSettings(t)
+		s.record("signal", `"down"`)
+		w := s.watch()
+		if w.polls(100 * time.Millisecond); w.Settled() != nil {
+			t.Error("waits for the state of a deployment that is down")
+		}
+	})
 }

@@ -61,6 +61,7 @@ type Handler struct {
 	Window   *window.Store
 	Presence *presence.Book
 	Roster   func() *deployment.Roster
+	Ready    func() error // why pushes can not be judged yet; nil: they always can
 	Log      *slog.Logger
 
 	Limits    wire.Limits
@@ -134,6 +135,7 @@ func (r *refusal) Error() string { return r.text }
 //	415  not remote write 1.0
 //	429  too many pushes at once, or the window has no room and nothing of the
 //	     body was taken; again after Retry-After
+//	503  who belongs here is not known yet; again after Retry-After
 //
 // A sender that numbers its records ([SpoolHeader]) is told how far they have
 // been collected.
@@ -173,6 +175,11 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) *refusal {
 	w.Header().Set(BootHeader, h.senders.boot)
 	if meant := r.Header.Get(BootHeader); meant != "" && meant != h.senders.boot {
 		return &refusal{code: http.StatusPreconditionFailed, text: "this process of the gateway does not have what was handed over before: begin with what has not been collected"}
+	}
+	if h.Ready != nil {
+		if err := h.Ready(); err != nil {
+			return &refusal{http.StatusServiceUnavailable, err.Error(), time.Second}
+		}
 	}
 	parcel := parcelOf(r.Header)
 	if parcel.spool != "" {

@@ -1,0 +1,217 @@
+package ingest
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"fanin/internal/window"
+)
+
+var prometheus1 = window.ReaderID{Name: "prometheus", Path: "/metrics/testbed"}
+
+// of makes a push that of a spool.
+func of(spool string, record uint64, boot string) func(*http.Request) {
+	return func(r *http.Request) {
+		r.Header.Set(SpoolHeader, spool)
+		r.Header.Set(RecordHeader, strconv.FormatUint(record, 10))
+		r.Header.Set(IntervalHeader, "1")
+		if boot != "" {
+			r.Header.Set(BootHeader, boot)
+		}
+	}
+}
+
+func (g *gateway) collect(t *testing.T) int {
+	t.Helper()
+	page, err := g.Window.Next(nil, prometheus1, window.Request{Now: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := page.Confirm(false); err != nil {
+		t.Fatal(err)
+	}
+	return len(page.Points)
+}
+
+// TestAcknowledgement: what is handed over is acknowledged when it has been
+// collected, and not before; what is sent again counts as that.
+func TestAcknowledgement(t *testing.T) {
+	g := start(t, func(h *Handler) { h.Window.Expected = []window.ReaderID{prometheus1} })
+	at := time.Now().UnixMilli()
+	load := func(record int) []byte { return body(t, fmt.Sprintf("testbed_host_load1 - %d %d", record, at+int64(record))) }
+	boot := ""
+	push := func(record int, code int, collected string) *http.Response {
+		t.Helper()
+		answer, text := g.push(t, "h1", load(record), of("a", uint64(record), boot))
+		if answer.StatusCode != code || answer.Header.Get(CollectedHeader) != collected {
+			t.Fatalf("record %d: %d, collected %q (%s); want %d, %q", record, answer.StatusCode, answer.Header.Get(CollectedHeader), text, code, collected)
+		}
+		return answer
+	}
+	boot = push(1, 204, "0").Header.Get(BootHeader)
+	if boot == "" {
+		t.Fatal("the process has no name")
+	}
+	push(2, 204, "0")
+	if n := g.collect(t); n != 2 {
+		t.Fatalf("%d points on the page, want 2", n)
+	}
+	push(3, 204, "2")
+	if refused := push(1, 204, "2").Header.Get(RefusedHeader); refused != "" {
+		t.Errorf("a record that was sent again is refused: %s", refused)
+	}
+	answer, _ := g.push(t, "h1", load(2), nil) // one that numbers nothing
+	if got := answer.Header.Get(RefusedHeader); got != "out_of_order=1" || answer.Header.Get(CollectedHeader) != "" {
+		t.Errorf("without a record: refused %q, collected %q; want out_of_order=1 and nothing", got, answer.Header.Get(CollectedHeader))
+	}
+	g.collect(t)
+	push(3, 204, "3")
+
+	// Nothing of this is kept, so nothing waits.
+	answer, _ = g.push(t, "h1", body(t, "testbed_guest_cpu signal-db 1 1"), of("a", 4, boot))
+	if answer.Header.Get(CollectedHeader) != "4" || answer.Header.Get(RefusedHeader) != "unknown_guest=1" {
+		t.Errorf("all refused: collected %q, refused %q; want 4, unknown_guest=1", answer.Header.Get(CollectedHeader), answer.Header.Get(RefusedHeader))
+	}
+	answer, _ = g.push(t, "elsewhere", load(9), of("b", 9, ""))
+	if answer.Header.Get(CollectedHeader) != "9" || answer.Header.Get(RefusedHeader) != "unknown_host=1" {
+		t.Errorf("unknown host: collected %q, refused %q; want 9, unknown_host=1", answer.Header.Get(CollectedHeader), answer.Header.Get(RefusedHeader))
+	}
+}
+
+// TestAnotherProcess: what is meant for the process before takes no effect.
+func TestAnotherProcess(t *testing.T) {
+	g := start(t, nil)
+	load := body(t, fmt.Sprintf("testbed_host_load1 - 1 %d", time.Now().UnixMilli()))
+	answer, text := g.push(t, "h1", load, of("a", 7, "0123456789abcdef"))
+	if answer.StatusCode != http.StatusPreconditionFailed || answer.Header.Get(BootHeader) == "" {
+		t.Fatalf("got %d %s and process %q, want 412 and a process", answer.StatusCode, text, answer.Header.Get(BootHeader))
+	}
+	if g.Window.Len() != 0 {
+		t.Error("something was taken")
+	}
+	if answer, text = g.push(t, "h1", load, of("a", 7, answer.Header.Get(BootHeader))); answer.StatusCode != http.StatusNoContent {
+		t.Errorf("got %d %s, want it taken", answer.StatusCode, text)
+	}
+}
+
+// TestNotSettled: as long as it is not known who belongs here, nothing is
+// refused for good.
+func TestNotSettled(t *testing.T) {
+	var err error
+	g := start(t, func(h *Handler) { h.Ready = func() error { return err } })
+	err = fmt.Errorf("not yet")
+	load := body(t, fmt.Sprintf("testbed_guest_cpu signal-db 1 %d", time.Now().UnixMilli()))
+	answer, text := g.push(t, "h1", load, of("a", 1, ""))
+	if answer.StatusCode != http.StatusServiceUnavailable || answer.Header.Get("Retry-After") == "" || text != "not yet" {
+		t.Errorf("got %d %q, want 503 with Retry-After", answer.StatusCode, text)
+	}
+	err = nil
+	if answer, _ := g.push(t, "h1", load, of("a", 1, "")); answer.StatusCode != http.StatusNoContent {
+		t.Errorf("got %d, want 204", answer.StatusCode)
+	}
+}
+
+// TestTwoOfOneName: the first is heard until it is silent.
+func TestTwoOfOneName(t *testing.T) {
+	g := start(t, nil)
+	load := func() []byte { return body(t, fmt.Sprintf("testbed_host_load1 - 1 %d", time.Now().UnixMilli())) }
+	if answer, _ := g.push(t, "h1", load(), of("first", 1, "")); answer.StatusCode != http.StatusNoContent {
+		t.Fatalf("the first: %d", answer.StatusCode)
+	}
+	answer, text := g.push(t, "h1", load(), of("second", 1, ""))
+	if answer.StatusCode != http.StatusConflict || answer.Header.Get("Retry-After") != "3" || !strings.Contains(text, "h1") {
+		t.Errorf("the second: %d %q, again after %q; want 409, after 3", answer.StatusCode, text, answer.Header.Get("Retry-After"))
+	}
+	if answer, _ := g.push(t, "h2", load(), of("second", 1, "")); answer.StatusCode != http.StatusNoContent {
+		t.Errorf("another host: %d", answer.StatusCode)
+	}
+	if answer, _ := g.push(t, "h1", load(), nil); answer.StatusCode != http.StatusNoContent {
+		t.Errorf("one without a spool: %d", answer.StatusCode)
+	}
+
+	s, log, now := newSenders(), slog.New(slog.DiscardHandler), time.Now()
+	claim := func(spool string, after, interval time.Duration) time.Duration {
+		return s.claim("h1", &parcel{spool: spool, record: 1}, "", interval, now.Add(after), log)
+	}
+	for _, c := range []struct {
+		spool           string
+		after, interval time.Duration
+		want            time.Duration
+	}{
+		{"first", 0, 10 * time.Second, 0},
+		{"second", 10 * time.Second, time.Second, 20 * time.Second},
+		{"first", 20 * time.Second, 10 * time.Second, 0},
+		{"second", 49 * time.Second, time.Second, time.Second},
+		{"second", 50 * time.Second, 100 * time.Millisecond, 0}, // silent for three intervals
+		{"first", 51 * time.Second, 10 * time.Second, 2 * time.Second},
+		{"first", 53 * time.Second, 10 * time.Second, 0},
+	} {
+		if got := claim(c.spool, c.after, c.interval); got != c.want {
+			t.Errorf("%s after %s: has to wait %s, want %s", c.spool, c.after, got, c.want)
+		}
+	}
+}
+
+// TestNothingIsAcknowledgedTooEarly hands records over in any order, some of
+// them twice, and lets a position rise.
+func TestNothingIsAcknowledgedTooEarly(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s, log := newSenders(), slog.New(slog.DiscardHandler)
+		var end, until window.Position
+		stands := map[uint64]window.Position{} // record to its newest point
+		last := uint64(0)
+		s.claim("h", &parcel{spool: "a"}, "", time.Second, time.Now(), log)
+		t.Repeat(map[string]func(*rapid.T){
+			"push": func(t *rapid.T) {
+				record := last + uint64(rapid.IntRange(1, 3).Draw(t, "skip"))
+				if last > 0 && rapid.IntRange(0, 3).Draw(t, "again") == 0 {
+					record = uint64(rapid.IntRange(1, int(last)).Draw(t, "record"))
+				}
+				p := parcel{spool: "a", record: record}
+				s.claim("h", &p, "", time.Second, time.Now(), log)
+				if p.repeated != (record <= last) {
+					t.Fatalf("record %d after %d counts as repeated: %v", record, last, p.repeated)
+				}
+				stored := rapid.SampledFrom([]int{0, 1, 5}).Draw(t, "stored")
+				end += window.Position(stored)
+				s.took("h", p, end, stored)
+				if _, known := stands[record]; stored > 0 || !known && !p.repeated {
+					stands[record] = end
+				}
+				last = max(last, record)
+			},
+			"flood": func(t *rapid.T) {
+				for range 2 * maxReceipts {
+					last++
+					end++
+					stands[last] = end
+					s.took("h", parcel{spool: "a", record: last}, end, 1)
+				}
+			},
+			"collect": func(t *rapid.T) {
+				until += window.Position(rapid.IntRange(0, int(end-until)).Draw(t, "by"))
+			},
+			"": func(t *rapid.T) {
+				got := s.collected("h", parcel{spool: "a"}, until)
+				for record, position := range stands {
+					if record <= got && position > until {
+						t.Fatalf("record %d is acknowledged, and %d stands at %d, behind %d", got, record, position, until)
+					}
+				}
+				if until == end && got != last {
+					t.Fatalf("all is collected, and %d of %d acknowledged", got, last)
+				}
+				if of := s.hosts["h"]; of != nil && len(of.receipts) > maxReceipts {
+					t.Fatalf("%d receipts are kept", len(of.receipts))
+				}
+			},
+		})
+	})
+}
