@@ -313,7 +313,7 @@ func TestNothingLost(t *testing.T) {
 	if err := p.Wait(10 * time.Second); err != nil || time.Since(start) > 5*time.Second {
 		t.Errorf("ended after %s with %v, want 0 within 5 s", time.Since(start), err)
 	}
-	if said := p.Tail(4000); !strings.Contains(said, "samples that were not delivered stay on disk") {
+	if said := p.Tail(4000); !strings.Contains(said, "samples that are not delivered yet stay on disk") {
 		t.Errorf("it is not said where the samples are:\n%s", said)
 	}
 	second, more := onDisk(t, dir)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -131,7 +132,7 @@ func (w *Watcher) settle(now time.Time, listed bool) {
 		return
 	}
 	if !listed {
-		_, err := os.Stat(w.Settings)
+		_, err := os.Stat(filepath.Join(w.Settings, "deployments"))
 		listed = errors.Is(err, fs.ErrNotExist) // there is no TestbedOS
 	}
 	cluster := w.cluster.file // not every cluster has one

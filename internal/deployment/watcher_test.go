@@ -685,6 +685,16 @@ func TestSettled(t *testing.T) {
 			t.Error("waits for ever")
 		}
 	})
+	t.Run("no deployments yet", func(t *testing.T) {
+		s := newSettings(t)
+		if err := os.Remove(filepath.Join(s.folder(), "deployments")); err != nil {
+			t.Fatal(err)
+		}
+		w := s.watch()
+		if w.polls(100 * time.Millisecond); w.Settled() != nil {
+			t.Error("waits for a folder that is not there")
+		}
+	})
 	t.Run("no TestbedOS", func(t *testing.T) {
 		w := &watch{Watcher: &Watcher{Settings: filepath.Join(t.TempDir(), "none"), Log: slog.New(slog.DiscardHandler)}, now: time.Now()}
 		if w.polls(100 * time.Millisecond); w.Settled() != nil {
