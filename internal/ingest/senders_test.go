@@ -45,7 +45,9 @@ func (g *gateway) collect(t *testing.T) int {
 func TestAcknowledgement(t *testing.T) {
 	g := start(t, func(h *Handler) { h.Window.Expected = []window.ReaderID{prometheus1} })
 	at := time.Now().UnixMilli()
-	load := func(record int) []byte { return body(t, fmt.Sprintf("testbed_host_load1 - %d %d", record, at+int64(record))) }
+	load := func(record int) []byte {
+		return body(t, fmt.Sprintf("testbed_host_load1 - %d %d", record, at+int64(record)))
+	}
 	boot := ""
 	push := func(record int, code int, collected string) *http.Response {
 		t.Helper()

@@ -184,7 +184,7 @@ func (p *Pusher) newRun(ctx context.Context) *run {
 		r.log = slog.New(slog.DiscardHandler)
 	}
 	r.log = r.log.With("url", redacted(p.URL))
-	r.handover.spool = p.Spool
+	r.spool = p.Spool
 	m.NewGaugeFunc(prometheus.GaugeOpts{Name: "fanin_push_uncollected_samples", Help: "Samples that the receiver has taken and that are not collected there yet; they are pending until then."}, func() float64 { return float64(r.uncollected.Load()) })
 	for _, o := range []outcome{taken, again, never, restart} {
 		r.attempts.WithLabelValues(o.String())
