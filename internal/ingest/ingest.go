@@ -85,7 +85,7 @@ type work struct {
 	refused map[admission.Reason]int
 	heard   sample.Owner // the guest of the series before
 
-	repeated bool // what the body says of guests is of the past
+	sent, recent int64 // the sender's clock, and how far behind it the present reaches; milliseconds
 }
 
 func (h *Handler) prepare() {
@@ -283,10 +283,12 @@ func (h *Handler) keep(r *http.Request, host string, job *work, request *wire.Re
 	job.points, job.heard = job.points[:0], sample.Owner{}
 	interval := intervalOf(r)
 	h.Presence.HostHeard(host, now, interval)
-	if sent := seconds(r.Header.Get(TimeHeader), 1<<62); sent > 0 {
+	sent := seconds(r.Header.Get(TimeHeader), 1<<62)
+	if sent > 0 {
 		h.Presence.ClockRead(host, time.Unix(0, int64(sent)).Sub(now))
 	}
-	job.repeated = from.repeated
+	job.sent = sent.Milliseconds()
+	job.recent = presence.Keep(interval).Milliseconds()
 	session := h.Gate.Begin(host, now)
 	request.EachMetadata(session.Learn)
 	request.EachSeries(func(claim *wire.Series) { h.admit(session, claim, host, job, now) })
@@ -357,7 +359,7 @@ func (h *Handler) admit(session *admission.Session, claim *wire.Series, host str
 			h.Presence.StrangerHeard(presence.Stranger{Host: host, Name: verdict.Stranger, Reason: string(verdict.Reason), Seen: now})
 		}
 	case verdict.State != nil:
-		if n := len(claim.Points); n > 0 && !job.repeated {
+		if n := len(claim.Points); job.present(claim) {
 			h.Presence.GuestSaid(verdict.Owner, claim.Points[n-1].V > 0, verdict.State.Why, now)
 		}
 	default:
@@ -371,11 +373,18 @@ func (h *Handler) admit(session *admission.Session, claim *wire.Series, host str
 				job.points = append(job.points, sample.Point{Series: verdict.Series, T: p.T, V: p.V})
 			}
 		}
-		if verdict.Owner != job.heard && verdict.Owner.Guest != "" && !job.repeated {
+		if verdict.Owner != job.heard && verdict.Owner.Guest != "" && job.present(claim) {
 			job.heard = verdict.Owner
 			h.Presence.GuestHeard(verdict.Owner, now)
 		}
 	}
+}
+
+// present reports whether a claim says something of now, and is not a part of
+// what the sender has kept. Both times are of its own clock.
+func (j *work) present(claim *wire.Series) bool {
+	n := len(claim.Points)
+	return n > 0 && (j.sent == 0 || j.sent-claim.Points[n-1].T <= j.recent)
 }
 
 // intervalOf is the time between the sender's samples, 0 when it does not say.

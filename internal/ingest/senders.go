@@ -19,6 +19,8 @@ import (
 const (
 	// SpoolHeader says whose numbers they are.
 	SpoolHeader = "X-Fanin-Spool"
+	// HolderHeader tells copies of one spool apart, as cloned machines have them.
+	HolderHeader = "X-Fanin-Holder"
 	// RecordHeader: with this push everything up to this number is handed over.
 	RecordHeader = "X-Fanin-Record"
 	// BootHeader, in an answer: this process. In a push: the process that has
@@ -50,13 +52,14 @@ type senders struct {
 	hosts map[string]*sender
 }
 
-// sender is the spool that speaks for a host.
+// sender is the spool that speaks for a host, and the copy of it that does.
 type sender struct {
-	spool string
-	from  string // address, for people
-	heard time.Time
-	hold  time.Duration // for so long after, no other spool may
-	rival bool          // there is another one, and it was said so
+	spool  string
+	holder string
+	from   string // address, for people
+	heard  time.Time
+	hold   time.Duration // for so long after, no other spool or copy may
+	rival  bool          // there is another one, and it was said so
 
 	taken     uint64    // record
 	collected uint64    // record
@@ -80,6 +83,7 @@ func newSenders() *senders {
 // nothing is acknowledged.
 type parcel struct {
 	spool    string
+	holder   string
 	record   uint64
 	repeated bool // this record was taken before
 }
@@ -88,6 +92,9 @@ func parcelOf(header http.Header) (p parcel) {
 	if s := header.Get(SpoolHeader); spoolName.MatchString(s) {
 		if n, err := strconv.ParseUint(header.Get(RecordHeader), 10, 64); err == nil {
 			p.spool, p.record = s, n
+			if h := header.Get(HolderHeader); spoolName.MatchString(h) {
+				p.holder = h
+			}
 		}
 	}
 	return p
@@ -99,7 +106,7 @@ func (s *senders) claim(host string, p *parcel, from string, interval time.Durat
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	of := s.hosts[host]
-	if of != nil && of.spool != p.spool {
+	if of != nil && (of.spool != p.spool || of.holder != p.holder) {
 		if left := of.hold - now.Sub(of.heard); left > 0 {
 			if !of.rival {
 				of.rival = true
@@ -108,12 +115,14 @@ func (s *senders) claim(host string, p *parcel, from string, interval time.Durat
 			return left
 		}
 		log.Info("another pusher, or another spool of it, speaks for a host now", "host", host, "before", of.from, "now", from)
-		of = nil
 	}
-	if of == nil {
+	if of == nil || of.spool != p.spool {
 		s.forget(now)
 		of = &sender{spool: p.spool}
 		s.hosts[host] = of
+	}
+	if of.holder != p.holder {
+		of.holder, of.rival = p.holder, false
 	}
 	of.from, of.heard, of.hold = from, now, max(3*interval, shortestHold)
 	p.repeated = p.record <= of.taken

@@ -139,8 +139,9 @@ func TestTwoOfOneName(t *testing.T) {
 	}
 
 	s, log, now := newSenders(), slog.New(slog.DiscardHandler), time.Now()
-	claim := func(spool string, after, interval time.Duration) time.Duration {
-		return s.claim("h1", &parcel{spool: spool, record: 1}, "", interval, now.Add(after), log)
+	claim := func(name string, after, interval time.Duration) time.Duration {
+		spool, holder, _ := strings.Cut(name, "@")
+		return s.claim("h1", &parcel{spool: spool, holder: holder, record: 1}, "", interval, now.Add(after), log)
 	}
 	for _, c := range []struct {
 		spool           string
@@ -154,6 +155,8 @@ func TestTwoOfOneName(t *testing.T) {
 		{"second", 50 * time.Second, 100 * time.Millisecond, 0}, // silent for three intervals
 		{"first", 51 * time.Second, 10 * time.Second, 2 * time.Second},
 		{"first", 53 * time.Second, 10 * time.Second, 0},
+		{"first@clone", 54 * time.Second, time.Second, 29 * time.Second},
+		{"first@rebooted", 83 * time.Second, time.Second, 0},
 	} {
 		if got := claim(c.spool, c.after, c.interval); got != c.want {
 			t.Errorf("%s after %s: has to wait %s, want %s", c.spool, c.after, got, c.want)

@@ -43,6 +43,7 @@ type receipt struct {
 func (h *handover) head(number uint64) http.Header {
 	header := http.Header{}
 	header.Set(spoolHeader, h.spool.ID())
+	header.Set(holderHeader, h.spool.Holder())
 	header.Set(recordHeader, strconv.FormatUint(number, 10))
 	if h.boot != "" {
 		header.Set(bootHeader, h.boot)

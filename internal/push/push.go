@@ -42,6 +42,7 @@ const (
 
 	// The end-to-end acknowledgement: see [handover].
 	spoolHeader     = "X-Fanin-Spool"     // which spool the number is of
+	holderHeader    = "X-Fanin-Holder"    // which copy of it
 	recordHeader    = "X-Fanin-Record"    // with this body all records up to here are handed over
 	bootHeader      = "X-Fanin-Boot"      // the receiver's process; asked for, and in the answer
 	collectedHeader = "X-Fanin-Collected" // answer: records up to here have come to their end

@@ -2,6 +2,8 @@ package spool
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -80,6 +82,20 @@ func lockDirectory(dir string) (*os.File, error) {
 	// Only for the message above.
 	_ = os.WriteFile(holder, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600)
 	return f, nil
+}
+
+// holderOf names this directory on this machine since it booted
+// (/proc/sys/kernel/random/boot_id, random(4)).
+func holderOf(dir *os.File) string {
+	said, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if dir != nil {
+		var status unix.Stat_t
+		if unix.Fstat(int(dir.Fd()), &status) == nil {
+			said = fmt.Appendf(said, "%d %d", status.Dev, status.Ino)
+		}
+	}
+	sum := sha256.Sum256(said)
+	return hex.EncodeToString(sum[:8])
 }
 
 // openRegular opens a file for reading and never waits, follows a link or

@@ -101,6 +101,7 @@ type Spool struct {
 	maxAge      time.Duration
 	log         *slog.Logger
 	name        string // immutable after Open
+	holder      string // the same
 
 	io   sync.Mutex // is taken before mu and held by who writes records
 	disk disk
@@ -189,7 +190,7 @@ func Open(o Options) (*Spool, error) {
 	}
 	_, _ = rand.Read(s.id[:]) // which never fails
 	if s.dir == "" {
-		s.name = s.id.String()
+		s.name, s.holder = s.id.String(), s.id.String()
 		s.maxMemory = s.maxBytes
 		return s, nil
 	}
@@ -202,7 +203,7 @@ func Open(o Options) (*Spool, error) {
 	if errors.Is(err, ErrLocked) {
 		return nil, err
 	}
-	s.name = s.id.String()
+	s.name, s.holder = s.id.String(), holderOf(s.disk.dir)
 	if s.disk.dir == nil {
 		// Above whatever may be there.
 		s.last = uint64(time.Now().UnixMicro())
@@ -218,6 +219,10 @@ func Open(o Options) (*Spool, error) {
 // in the directory and is that of the next Open too. In memory, and while the
 // directory could not be opened at the start, it is this Open's alone.
 func (s *Spool) ID() string { return s.name }
+
+// Holder tells copies of one spool apart, as on cloned machines: it is that of
+// the next Open too, until the machine boots again.
+func (s *Spool) Holder() string { return s.holder }
 
 // Append puts a copy of body, which holds so many samples, at the end of the
 // queue; they are committed when it returns. While the disk fails that means

@@ -286,6 +286,12 @@ func TestNoRoomWhenNobodyCollects(t *testing.T) {
 func TestWithoutReaders(t *testing.T) {
 	s := Store{MaxBytes: MinBytes}
 	n, err := fill(&s, of("h", "a"), 0, 200_000)
+	if !errors.Is(err, ErrShare) && !errors.Is(err, ErrFull) || s.Collected() != 0 {
+		t.Fatalf("while readers may still come: %d, %v, collected %d; want no more than there is room for", n, err, s.Collected())
+	}
+	s = Store{MaxBytes: MinBytes, Grace: time.Nanosecond}
+	s.Sweep(start.Add(-time.Second), anyone)
+	n, err = fill(&s, of("h", "a"), 0, 200_000)
 	got := s.Tally()
 	if n != 200_000 || err != nil || got.Bytes > MinBytes || got.Unread != 200_000-got.Points {
 		t.Fatalf("got %d, %v, %+v", n, err, got)

@@ -65,7 +65,9 @@ func (s *Store) trim() {
 // one reader has. A nil sender has no share.
 func (s *Store) room(n int, from *sender, more int64) error {
 	need, most := s.log.need(n)+more, s.maxBytes()
-	if from != nil && len(s.readers) > 0 && s.log.uncollected()+need > most/2 {
+	// What waited on the nodes may come faster than the first reader.
+	awaited := len(s.readers) > 0 || s.inGrace()
+	if from != nil && awaited && s.log.uncollected()+need > most/2 {
 		holding := s.log.holding
 		if from.points == 0 {
 			holding++
@@ -75,7 +77,7 @@ func (s *Store) room(n int, from *sender, more int64) error {
 		}
 	}
 	for s.log.bytes+need > most {
-		if len(s.log.blocks) == 0 || len(s.readers) > 0 && s.log.collected == 0 {
+		if len(s.log.blocks) == 0 || awaited && s.log.collected == 0 {
 			return ErrFull
 		}
 		s.drop()
