@@ -28,8 +28,8 @@ type Outcome uint8
 // Outcomes of [Store.Append].
 const (
 	Stored    Outcome = iota
-	Duplicate         // the series already has a point at that time
-	Late              // the series already has a later point
+	Duplicate         // the series has this very point already
+	Late              // the series already has a later point, or another value at that time
 	Full              // a new series, and there are too many
 	Ended             // a stale marker: the series is gone
 )
@@ -212,8 +212,10 @@ func (s *Store) append(c *cell, p sample.Point, now int64, keep time.Duration, f
 	switch {
 	case ended && (c == nil || c.ended):
 		return c, Ended
-	case c != nil && p.T == c.t:
+	case c != nil && p.T == c.t && (math.Float64bits(p.V) == math.Float64bits(c.v) || IsStale(c.v)):
 		return c, Duplicate
+	case c != nil && p.T == c.t:
+		return c, Late // two speak for one series: the first stays, as in Prometheus
 	case c != nil && p.T < c.t:
 		return c, Late
 	case ended:

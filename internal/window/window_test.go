@@ -37,7 +37,7 @@ func TestAppend(t *testing.T) {
 	}{
 		{1000, 1, Stored},
 		{1000, 1, Duplicate},
-		{1000, 2, Duplicate}, // the first stays
+		{1000, 2, Late}, // the first stays
 		{999, 3, Late},
 		{2000, 4, Stored},
 		{1500, 5, Late},
