@@ -22,6 +22,9 @@ const (
 	catchUp = 32
 	// readAttempts is how often a record is read before it counts as damaged.
 	readAttempts = 4
+	// positionEvery is how old the position on disk may become while records
+	// are acknowledged and no segment is removed.
+	positionEvery = 5 * time.Second
 )
 
 // disk is the spool's directory as its writer sees it; guarded by the spool's
@@ -29,6 +32,7 @@ const (
 type disk struct {
 	dir     *os.File // locked; nil while there is none
 	active  *os.File // records are appended to it; nil: the next one begins a segment
+	end     int64    // where the next one goes; from here on it is zero
 	dirty   bool     // it holds records that are not synced
 	buffer  []byte
 	timer   *time.Timer // to sync
@@ -41,7 +45,8 @@ type disk struct {
 		sync.Mutex
 		file   *os.File
 		turn   uint64
-		failed bool // said so
+		at     time.Time // when it was written last
+		failed bool      // said so
 	}
 	// read is owned by the reader.
 	read struct {
@@ -69,6 +74,9 @@ func (s *Spool) mount(start bool) error {
 	}
 	if len(f.odd) > 0 {
 		s.log.Warn("files in the spool's directory are left alone or can not be used", "dir", s.dir, "files", f.odd[:min(len(f.odd), 10)], "count", len(f.odd))
+	}
+	if start {
+		f.trim()
 	}
 	s.mu.Lock()
 	returned := s.known && f.position.id == s.id
@@ -147,12 +155,16 @@ func (s *Spool) savePositionPlaced(sync, clean bool) error {
 	}
 	now.turn, now.clean = p.turn, clean
 	err := now.write(p.file, sync)
-	p.turn = now.turn
+	p.turn, p.at = now.turn, time.Now()
 	s.sayPosition(err)
 	return err
 }
 
-// tidy notes the position and removes the segments that nothing waits in.
+// tidy removes the segments that nothing waits in, and notes the position
+// before it does. Otherwise the position may be old: what was acknowledged
+// since is sent again by the next process when this one is killed, and
+// receivers take it as repeats. To write it each time is a write more for every
+// record.
 func (s *Spool) tidy() {
 	if s.dir == "" {
 		return
@@ -170,11 +182,15 @@ func (s *Spool) tidy() {
 		return true
 	})
 	s.mu.Unlock()
-	// First the position, in both slots: what is removed must not look lost.
-	_ = s.savePositionPlaced(len(dead) > 0, false)
-	if len(dead) > 0 {
-		_ = s.savePositionPlaced(false, false)
+	if len(dead) == 0 {
+		if time.Since(s.disk.place.at) >= positionEvery {
+			_ = s.savePositionPlaced(false, false)
+		}
+		return
 	}
+	// First the position, in both slots: what is removed must not look lost.
+	_ = s.savePositionPlaced(true, false)
+	_ = s.savePositionPlaced(false, false)
 	for _, g := range dead {
 		s.disk.read.Lock()
 		if s.disk.read.segment == g {
@@ -196,7 +212,7 @@ func (s *Spool) store(r *Record) error {
 		return errors.New("the directory is not open")
 	}
 	size := int64(len(r.Body)) + 2*frameSize
-	if d.active != nil && s.active.size > int64(headSize) && s.active.size+size > s.segmentSize {
+	if d.active != nil && d.end > int64(headSize) && d.end+size > s.segmentSize {
 		if err := s.endSegment(); err != nil {
 			return err
 		}
@@ -208,7 +224,7 @@ func (s *Spool) store(r *Record) error {
 	}
 	f := frame{number: r.Number, before: r.before, samples: uint32(r.total), length: uint32(len(r.Body)), micros: r.Appended.UnixMicro(), crc: checksum(r.Body)}
 	d.buffer = appendRecord(d.buffer[:0], s.id, f, r.Body)
-	begin := s.active.size
+	begin := d.end
 	_, err := d.active.WriteAt(d.buffer, begin)
 	if err == nil {
 		err = s.stillThere()
@@ -217,32 +233,48 @@ func (s *Spool) store(r *Record) error {
 		err = s.syncActive()
 	}
 	if err != nil {
-		_ = d.active.Truncate(begin)
+		s.trim()
 		_ = s.flushActive()
 		s.leaveSegment()
 		return err
 	}
+	d.end += size
 	if s.sync > 0 && !d.dirty {
 		d.dirty = true
 		d.timer = time.AfterFunc(s.sync, s.flush)
 	}
 	r.segment, r.offset, r.crc = s.active, begin+frameSize, f.crc
 	s.mu.Lock()
-	s.active.size += size
-	s.onDisk += size
+	grown := max(d.end-s.active.size, 0)
+	s.active.size += grown
+	s.onDisk += grown
 	s.written = r.Number
 	s.mu.Unlock()
 	return nil
 }
 
+// growthLocked is how much longer the files are when a record of so many bytes
+// is stored next. The caller has io, too.
+func (s *Spool) growthLocked(length int) int64 {
+	size := int64(length) + 2*frameSize
+	switch end := s.disk.end; {
+	case s.dir == "":
+		return 0
+	case s.active == nil || end > int64(headSize) && end+size > s.segmentSize:
+		return max(s.segmentSize, int64(headSize)+size)
+	default:
+		return max(end+size-s.active.size, 0)
+	}
+}
+
 func (s *Spool) beginSegment(number uint64) error {
-	f, err := createSegment(s.disk.dir, number, s.id)
+	f, size, err := createSegment(s.disk.dir, number, s.id, s.segmentSize)
 	if err != nil {
 		return err
 	}
-	s.disk.active = f
+	s.disk.active, s.disk.end = f, int64(headSize)
 	s.mu.Lock()
-	s.active = &segment{path: f.Name(), size: int64(headSize)}
+	s.active = &segment{path: f.Name(), size: size}
 	s.segments = append(s.segments, s.active)
 	s.onDisk += s.active.size
 	s.mu.Unlock()
@@ -252,8 +284,22 @@ func (s *Spool) beginSegment(number uint64) error {
 // endSegment is for a full one.
 func (s *Spool) endSegment() error {
 	err := s.flushActive()
+	s.trim()
 	s.leaveSegment()
 	return err
+}
+
+// trim gives back what the active segment does not need, when no more is
+// written to it.
+func (s *Spool) trim() {
+	d := &s.disk
+	if d.active == nil || d.active.Truncate(d.end) != nil {
+		return // then it is zero, or not a record
+	}
+	s.mu.Lock()
+	s.onDisk -= s.active.size - d.end
+	s.active.size = d.end
+	s.mu.Unlock()
 }
 
 func (s *Spool) leaveSegment() {
@@ -314,6 +360,7 @@ func (s *Spool) flushActive() error {
 	if err == nil {
 		return nil
 	}
+	s.trim()
 	s.rescue(from)
 	s.leaveSegment()
 	return err

@@ -41,6 +41,9 @@ func TestFullDisk(t *testing.T) {
 		balance(t, s.Ledger())
 	}
 	l := s.Ledger()
+	if l.Records < 1000 {
+		t.Errorf("%d records are kept, want the disk used though there was no room for a segment's zeros", l.Records)
+	}
 	if l.Dropped[Disk] < 100 || l.Memory == 0 || l.Memory > 100*(1000+overhead) || len(l.Dropped) != len(dropReasons) {
 		t.Errorf("%s, %d bytes in memory; want more than 100 samples dropped", account(l), l.Memory)
 	}

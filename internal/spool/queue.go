@@ -25,7 +25,7 @@ func (s *Spool) reserve(length, samples int) (r Record, dead bool, err error) {
 		return r, false, fmt.Errorf("%w: %d bytes, %d are allowed in all", ErrTooLarge, length, min(s.maxBytes, maxBody))
 	}
 	s.expireLocked()
-	for len(s.records) > 0 && (s.bytes+r.size() > s.maxBytes || s.onDisk+r.size() > s.maxBytes+3*s.segmentSize+s.deadLocked()) {
+	for len(s.records) > 0 && (s.bytes+r.size() > s.maxBytes || s.onDisk+s.growthLocked(length) > s.maxBytes+3*s.segmentSize+s.deadLocked()) {
 		s.dropOldestLocked(Full)
 	}
 	return r, s.deadLocked() > 0, nil

@@ -19,6 +19,9 @@ import (
 //
 // "Samples before it" counts all samples that the spool ever took. What is
 // missing between two records is the difference, to the sample.
+//
+// While a segment is written to, it ends with zeros that records are written
+// over (see createSegment).
 const (
 	headMagic = "fanin spool 1\r\n\x00"
 	idLength  = 16

@@ -309,8 +309,9 @@ func (s *Spool) Has(number uint64) bool {
 }
 
 // Ack removes every pending record up to number: delivered, all but the
-// samples that [Spool.Refuse] and [Spool.DropSamples] have taken out before. After a power cut the last
-// acknowledged records may be pending again.
+// samples that [Spool.Refuse] and [Spool.DropSamples] have taken out before.
+// After a kill or a power cut the records that were acknowledged last may be
+// pending again.
 func (s *Spool) Ack(number uint64) {
 	s.mu.Lock()
 	n := 0
@@ -407,7 +408,7 @@ func (s *Spool) Close() error {
 	if s.disk.retry != nil {
 		s.disk.retry.Stop()
 	}
-	s.leaveSegment()
+	_ = s.endSegment() // what can not be synced is in memory again
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
