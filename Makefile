@@ -14,7 +14,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 INFO     = github.com/prometheus/common/version
 LDFLAGS  = -s -w -X $(INFO).Version=$(VERSION) -X $(INFO).Revision=$(shell git rev-parse HEAD 2>/dev/null)
 
-.PHONY: all build demo test race bench lint deps update clean help
+.PHONY: all build demo test chaos chaos-peers race bench lint deps update clean help
 
 all: build
 
@@ -32,6 +32,16 @@ demo: build
 test: deps
 	CGO_ENABLED=1 $(GO) test -tags $(TAGS) -p 1 -count=1 -timeout 25m ./...
 
+## chaos: kill -9 and bad links for ten minutes, then every sample compared
+# FANIN_CHAOS=30m is longer, FANIN_CHAOS_SEED=N is a run again.
+chaos: export FANIN_CHAOS ?= 10m
+chaos: deps
+	CGO_ENABLED=1 $(GO) test -tags $(TAGS) -count=1 -timeout 90m -parallel 8 -run '^TestChaos' -v ./internal/e2e
+
+## chaos-peers: the same faults on other agents, as a table of what is lost
+chaos-peers: deps
+	@tools/chaos-peers
+
 ## race: what needs no servers, under the race detector
 race:
 	SKIP_E2E=1 CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -count=1 -timeout 15m $$($(GO) list ./... | grep -v /e2e)
@@ -43,7 +53,7 @@ bench:
 ## lint: golangci-lint as .golangci.yml says, and shellcheck
 lint: $(CACHE)/golangci-lint
 	$(CACHE)/golangci-lint run --allow-parallel-runners
-	@if command -v shellcheck >/dev/null; then shellcheck -S warning stack/demo stack/setup internal/e2e/deps .ci/run; fi
+	@if command -v shellcheck >/dev/null; then shellcheck -S warning stack/demo stack/setup internal/e2e/deps tools/chaos-peers .ci/run; fi
 
 $(CACHE)/golangci-lint: tools/lint/go.mod
 	@mkdir -p $(CACHE)

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -57,15 +58,22 @@ func CacheDir(t testing.TB) string {
 	return dir
 }
 
-// FreePort returns a TCP port on loopback that nothing listened on just now.
+// FreePort returns a TCP port on loopback that nothing listened on just now. It
+// is below those that Linux gives to connections, so that it is still free
+// when a server that was killed listens on it again.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const lowest, below, tries = 15_000, 32_000, 100
+	for range tries {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", lowest+rand.IntN(below-lowest)))
+		if err != nil {
+			continue
+		}
+		defer l.Close()
+		return l.Addr().(*net.TCPAddr).Port
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatalf("%d ports of loopback were tried and none is free", tries)
+	return 0
 }
 
 // Eventually calls f until it returns nil, at most for d, and ends the test
