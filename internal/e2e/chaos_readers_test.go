@@ -345,14 +345,14 @@ func secondSpool(t *testing.T, interval, hold time.Duration) {
 	late := 0
 	others, _ := second.journal.read("twin")
 	for series, points := range others {
-		newest := int64(0)
+		var newest rig.Point
 		if n := len(of[series]); n > 0 {
-			newest = of[series][n-1].T
+			newest = of[series][n-1]
 		}
-		for len(points) > 0 && points[0].T <= newest {
-			if points[0].T < newest {
+		for len(points) > 0 && points[0].T <= newest.T {
+			if points[0] != newest { // else it is no other than the first one's
 				late++
-			} // else it was read in the same millisecond: a repeat
+			}
 			points = points[1:]
 		}
 		of[series] = append(of[series], points...)
