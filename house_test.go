@@ -25,6 +25,7 @@ var rooms = map[string][]string{
 	"source/host":    {"sample"},
 	"source/docker":  {"sample", "guest", "cgroup"},
 	"source/libvirt": {"sample", "guest", "cgroup"},
+	"source/android": {"sample", "guest"},
 	"sampler":        {"sample"},
 	"wire":           {"sample"},
 	"spool":          {},

@@ -6,8 +6,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/user"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 
 	"fanin/internal/guest"
 	"fanin/internal/sampler"
+	"fanin/internal/source/android"
 	"fanin/internal/source/docker"
 	"fanin/internal/source/host"
 	"fanin/internal/source/libvirt"
@@ -28,6 +31,10 @@ type sourceFlags struct {
 	dockerHost    string
 	libvirt       bool
 	libvirtURI    string
+	android       bool
+	androidHome   string
+	androidUsers  []string
+	androidADB    bool
 }
 
 func (f *sourceFlags) add(app *kingpin.Application) {
@@ -37,6 +44,10 @@ func (f *sourceFlags) add(app *kingpin.Application) {
 	app.Flag("docker.host", "Docker's socket.").Default(docker.DefaultHost).StringVar(&f.dockerHost)
 	app.Flag("libvirt", "Sample libvirt domains, where there is libvirt (--no-libvirt: never).").Default("true").BoolVar(&f.libvirt)
 	app.Flag("libvirt.uri", "Connection to libvirt, used read-only.").Default(libvirt.DefaultURI).StringVar(&f.libvirtURI)
+	app.Flag("android", "Sample Android emulators, where there are any (--no-android: never).").Default("true").BoolVar(&f.android)
+	app.Flag("android.avd-home", "The folder that holds the AVDs; by default what each emulator's environment says.").PlaceHolder("DIR").StringVar(&f.androidHome)
+	app.Flag("android.user", "User whose emulators are believed, beside root, the pusher's own and those in a network namespace called AVD-nmspc; may be given several times.").PlaceHolder("NAME").StringsVar(&f.androidUsers)
+	app.Flag("android.adb", "Ask the guests for their memory, through the adb server (127.0.0.1:5037) of each emulator's network namespace, every 10s. Takes CAP_SYS_ADMIN where that is not the pusher's own.").BoolVar(&f.androidADB)
 }
 
 // check finds what would only be noticed by a source that stays silent.
@@ -49,19 +60,44 @@ func (f *sourceFlags) check() error {
 			return fmt.Errorf("%s %s: %w", one.flag, one.folder, err)
 		}
 	}
+	if f.androidHome != "" && !filepath.IsAbs(f.androidHome) {
+		return fmt.Errorf("--android.avd-home %q: must begin with a slash", f.androidHome)
+	}
+	if _, err := f.androidUIDs(); err != nil {
+		return err
+	}
 	if path, ok := strings.CutPrefix(f.dockerHost, "unix://"); f.docker && (!ok || !filepath.IsAbs(path)) {
 		return fmt.Errorf("--docker.host %q: must be unix:///PATH, as only containers of this machine can be sampled", f.dockerHost)
 	}
 	return nil
 }
 
+// androidUIDs are the numbers of the users that are named, or given as numbers.
+func (f *sourceFlags) androidUIDs() ([]uint32, error) {
+	var all []uint32
+	for _, name := range f.androidUsers {
+		number := name
+		if u, err := user.Lookup(name); err == nil {
+			number = u.Uid
+		}
+		n, err := strconv.ParseUint(number, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("--android.user %q: there is no such user here; its number will do", name)
+		}
+		all = append(all, uint32(n))
+	}
+	return all, nil
+}
+
 // kinds is the table of what can be sampled: a new kind of guest is a new
 // line.
 func (f *sourceFlags) kinds(interval time.Duration, log *slog.Logger) []kind {
+	users, _ := f.androidUIDs() // has been checked
 	return []kind{
 		{true, &host.Source{ProcRoot: f.procfs, SysRoot: f.sysfs}},
 		{f.docker, &docker.Source{Host: f.dockerHost, ProcRoot: f.procfs, SysRoot: f.sysfs, Interval: interval, Log: log}},
 		{f.libvirt, &libvirt.Source{URI: f.libvirtURI, ProcRoot: f.procfs, Interval: interval, Log: log}},
+		{f.android, &android.Source{ProcRoot: f.procfs, AVDHome: f.androidHome, Users: users, ADB: f.androidADB, Log: log}},
 	}
 }
 
