@@ -1,6 +1,7 @@
 package android
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"strconv"
@@ -165,6 +166,9 @@ func (e *emulator) sampleNetwork(b *sample.Batch, buf []byte) error {
 		return e.process.failed("net/dev", err)
 	}
 	t := time.Now().UnixMilli()
+	if len(text) == len(buf) { // half a number is another one
+		text = text[:bytes.LastIndexByte(text, '\n')+1]
+	}
 	for {
 		device, values, rest, ok := cutNetDev(text)
 		if !ok {
