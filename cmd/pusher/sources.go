@@ -31,6 +31,7 @@ type sourceFlags struct {
 	dockerHost    string
 	libvirt       bool
 	libvirtURI    string
+	libvirtPeriod time.Duration
 	android       bool
 	androidHome   string
 	androidUsers  []string
@@ -44,6 +45,7 @@ func (f *sourceFlags) add(app *kingpin.Application) {
 	app.Flag("docker.host", "Docker's socket.").Default(docker.DefaultHost).StringVar(&f.dockerHost)
 	app.Flag("libvirt", "Sample libvirt domains, where there is libvirt (--no-libvirt: never).").Default("true").BoolVar(&f.libvirt)
 	app.Flag("libvirt.uri", "Connection to libvirt, used read-only.").Default(libvirt.DefaultURI).StringVar(&f.libvirtURI)
+	app.Flag("libvirt.memory-stats-period", "Have the balloon driver of each running domain asked for its memory this often, 1s to 1h, where the domain does not say how often; without that a guest's memory in use is known only at its boot. This changes the running domain, until it stops, and needs a connection that may write. 0s: never.").Default("0s").DurationVar(&f.libvirtPeriod)
 	app.Flag("android", "Sample Android emulators, where there are any (--no-android: never).").Default("true").BoolVar(&f.android)
 	app.Flag("android.avd-home", "The folder that holds the AVDs; by default what each emulator's environment says.").PlaceHolder("DIR").StringVar(&f.androidHome)
 	app.Flag("android.user", "User whose emulators are believed, beside root, the pusher's own and those in a network namespace called AVD-nmspc; may be given several times.").PlaceHolder("NAME").StringsVar(&f.androidUsers)
@@ -59,6 +61,9 @@ func (f *sourceFlags) check() error {
 		if _, err := os.Stat(filepath.Join(one.folder, one.file)); err != nil {
 			return fmt.Errorf("%s %s: %w", one.flag, one.folder, err)
 		}
+	}
+	if p := f.libvirtPeriod; p != 0 && (p < time.Second || p > time.Hour || p%time.Second != 0) {
+		return fmt.Errorf("--libvirt.memory-stats-period %s: must be 0s, or whole seconds from 1s to 1h", p)
 	}
 	if f.androidHome != "" && !filepath.IsAbs(f.androidHome) {
 		return fmt.Errorf("--android.avd-home %q: must begin with a slash", f.androidHome)
@@ -96,7 +101,7 @@ func (f *sourceFlags) kinds(interval time.Duration, log *slog.Logger) []kind {
 	return []kind{
 		{true, &host.Source{ProcRoot: f.procfs, SysRoot: f.sysfs}},
 		{f.docker, &docker.Source{Host: f.dockerHost, ProcRoot: f.procfs, SysRoot: f.sysfs, Interval: interval, Log: log}},
-		{f.libvirt, &libvirt.Source{URI: f.libvirtURI, ProcRoot: f.procfs, Interval: interval, Log: log}},
+		{f.libvirt, &libvirt.Source{URI: f.libvirtURI, ProcRoot: f.procfs, Interval: interval, MemoryStatsPeriod: f.libvirtPeriod, Log: log}},
 		{f.android, &android.Source{ProcRoot: f.procfs, AVDHome: f.androidHome, Users: users, ADB: f.androidADB, Log: log}},
 	}
 }

@@ -23,7 +23,7 @@ var (
 	ThrottledPeriods = sample.NewCounter("testbed_guest_cpu_throttled_periods_total", "", "In how many enforcement periods the guest ran into its quota.")
 	Periods          = sample.NewCounter("testbed_guest_cpu_periods_total", "", "How many enforcement periods have passed in which the guest was runnable.")
 	VCPU             = sample.NewCounter("testbed_guest_vcpu_seconds_total", "seconds", "Processor time used by one virtual processor.")
-	VCPUWait         = sample.NewCounter("testbed_guest_vcpu_wait_seconds_total", "seconds", "How long one virtual processor waited for input or output.")
+	VCPUWait         = sample.NewCounter("testbed_guest_vcpu_wait_seconds_total", "seconds", "How long one virtual processor waited for a core of the host, as the scheduler's statistics have it; absent unless kernel.sched_schedstats is 1.")
 	VCPUDelay        = sample.NewCounter("testbed_guest_vcpu_delay_seconds_total", "seconds", "How long one virtual processor was runnable and had to wait for a core of the host.")
 )
 

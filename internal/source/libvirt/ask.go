@@ -3,12 +3,16 @@
 package libvirt
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"hash/fnv"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"time"
+
+	"fanin/internal/cgroup"
 )
 
 const (
@@ -122,6 +126,9 @@ func (a *asker) askDue() {
 // ask makes one call, on a new connection when there is no idle one.
 func (a *asker) ask(l *link, c claim) {
 	uuid := c.uuid
+	if c.period > 0 {
+		a.s.periodSet(c, setPeriod(a.s.URI, uuid, c.period))
+	}
 	var r *reading
 	var err error
 	if l == nil {
@@ -171,6 +178,8 @@ type claim struct {
 	uuid string
 	id   int  // of the run that is asked about
 	fast bool // its process can not be read
+
+	period time.Duration // to set before that; 0: none
 }
 
 func (s *Source) claim(uuid string, now time.Time) (c claim, ok bool) {
@@ -191,7 +200,33 @@ func (s *Source) claim(uuid string, now time.Time) (c claim, ok bool) {
 	} else {
 		d.due = now.Add(s.SlowInterval)
 	}
-	return claim{uuid, d.desc.id, d.process == nil}, true
+	c = claim{uuid: uuid, id: d.desc.id, fast: d.process == nil}
+	if s.following.Load() && d.desc.balloon && d.period == 0 && !d.periodDue.After(now) {
+		c.period = s.MemoryStatsPeriod
+	}
+	return c, true
+}
+
+// periodSet notes how it went. A period that somebody has set stays.
+func (s *Source) periodSet(c claim, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.domains[c.uuid]
+	if d == nil || d.desc.id != c.id {
+		return
+	}
+	first := d.periodDue.IsZero()
+	d.periodDue = time.Now().Add(time.Minute)
+	switch {
+	case err == nil:
+		d.period = c.period
+		s.Log.Info("the balloon driver is asked for its memory from now on", "domain", d.desc.name, "period", c.period)
+	case !errors.Is(err, errGone):
+		s.skip(skipFailed)
+		if first {
+			s.Log.Warn("the balloon driver's period can not be set, so memory in use is unknown", "domain", d.desc.name, "err", err)
+		}
+	}
 }
 
 // answered takes over a reading; nil when there is none, and err why.
@@ -210,17 +245,33 @@ func (s *Source) answered(c claim, r *reading, err error) {
 	if r == nil || d.desc.state != running || d.desc.id != c.id {
 		return
 	}
+	if !s.schedulerCounts() {
+		// libvirt says 0 then.
+		for i := range r.vcpus {
+			r.vcpus[i].wait = cgroup.Value{}
+		}
+	}
 	d.slow = r
 	if r.current.OK && r.current.V > 0 {
 		d.limit = r.current.V
 	}
-	if stale := r.stale(); stale != d.stale {
+	if stale := d.outdated(r); stale != d.stale {
 		d.stale = stale
-		if stale {
-			s.Log.Info("the balloon driver is not asked by libvirt, so memory in use is unknown; <memballoon><stats period='5'/> in the domain's XML changes that",
+		switch {
+		case stale && d.period == 0:
+			s.Log.Info("the balloon driver is not asked by libvirt, so memory in use is unknown; <memballoon><stats period='5'/> in the domain's XML or --libvirt.memory-stats-period changes that",
 				"domain", d.desc.name, "last_update", r.updated)
+		case stale:
+			s.Log.Info("the balloon driver does not answer, so memory in use is unknown", "domain", d.desc.name, "last_update", r.updated)
 		}
 	}
+}
+
+// schedulerCounts reports whether the kernel counts how long threads wait for a
+// processor (/proc/PID/sched). It does not unless it is told to.
+func (s *Source) schedulerCounts() bool {
+	b, err := readFile(filepath.Join(s.ProcRoot, "sys/kernel/sched_schedstats"))
+	return err == nil && bytes.HasPrefix(b, []byte("1"))
 }
 
 func (s *Source) nameOf(uuid string) string {

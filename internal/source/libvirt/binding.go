@@ -27,8 +27,8 @@ var (
 	errGone   = errors.New("no such domain")
 )
 
-// link is one connection to the daemon, opened read-only. Any call may take
-// forever; none changes anything.
+// link is one connection to the daemon, opened read-only but for setPeriod. Any
+// call may take forever; none other changes anything.
 //
 // One call at a time is on it, and it is closed when none is: when two threads
 // share a connection and keep-alive ends it, libvirt 9.0 crashes, for the
@@ -44,10 +44,14 @@ type link struct {
 // on the event loop, which they must not hold up. The error is errAbsent when
 // there is no daemon or no library.
 func open(uri string, changed func(uuid string), closed func()) (*link, error) {
+	return openAs(api.NewConnectReadOnly, uri, changed, closed)
+}
+
+func openAs(connect func(uri string) (*api.Connect, error), uri string, changed func(uuid string), closed func()) (*link, error) {
 	if err := eventLoop.acquire(); err != nil {
 		return nil, fmt.Errorf("%w: %w", errAbsent, err)
 	}
-	conn, err := api.NewConnectReadOnly(uri)
+	conn, err := connect(uri)
 	if err != nil {
 		eventLoop.release()
 		return nil, openError(uri, err)
@@ -278,6 +282,28 @@ func (l *link) statistics(uuid string, fast bool) (*reading, error) {
 		return nil, errGone
 	}
 	return r, nil
+}
+
+// setPeriod has a running domain's balloon driver asked this often, until the
+// domain stops (virDomainSetMemoryStatsPeriod), on a connection of its own that
+// may write. The domain's definition stays as it is.
+func setPeriod(uri, uuid string, period time.Duration) error {
+	l, err := openAs(api.NewConnect, uri, nil, nil)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	d, err := l.conn.LookupDomainByUUIDString(uuid)
+	if err != nil {
+		return domainError(uuid, err)
+	}
+	defer func() { _ = d.Free() }()
+	if err := d.SetMemoryStatsPeriod(int(period/time.Second), api.DOMAIN_MEM_LIVE); err != nil {
+		return domainError(uuid, err)
+	}
+	return nil
 }
 
 func readingOf(s *api.DomainStats, at time.Time) *reading {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // state is a domain's state in the words of the reason and state labels.
@@ -45,10 +46,14 @@ type definition struct {
 	vcpus  int     // present now; 0 when unknown
 	memory float64 // bytes the balloon leaves to the guest; 0 when unknown
 	nics   []nic
+
+	balloon bool          // there is a balloon device, with a driver in the guest or without
+	period  time.Duration // how often libvirt has its driver asked; 0: not after the boot
 }
 
 func (d *definition) equal(o *definition) bool {
-	return d.vcpus == o.vcpus && d.memory == o.memory && slices.Equal(d.nics, o.nics)
+	return d.vcpus == o.vcpus && d.memory == o.memory && slices.Equal(d.nics, o.nics) &&
+		d.balloon == o.balloon && d.period == o.period
 }
 
 // nic is one network interface that has a device on the host.
@@ -74,6 +79,12 @@ func parseDefinition(b []byte) (definition, error) {
 					Dev string `xml:"dev,attr"`
 				} `xml:"target"`
 			} `xml:"interface"`
+			Balloon struct {
+				Model string `xml:"model,attr"`
+				Stats struct {
+					Period string `xml:"period,attr"`
+				} `xml:"stats"`
+			} `xml:"memballoon"`
 		} `xml:"devices"`
 	}
 	if err := xml.Unmarshal(b, &x); err != nil {
@@ -96,6 +107,10 @@ func parseDefinition(b []byte) (definition, error) {
 		if n.device != "" && !slices.ContainsFunc(d.nics, func(o nic) bool { return o.device == n.device }) {
 			d.nics = append(d.nics, n)
 		}
+	}
+	d.balloon = x.Devices.Balloon.Model != "" && x.Devices.Balloon.Model != "none"
+	if n, err := strconv.ParseUint(x.Devices.Balloon.Stats.Period, 10, 31); err == nil {
+		d.period = time.Duration(n) * time.Second
 	}
 	return d, nil
 }

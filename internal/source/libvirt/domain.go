@@ -19,9 +19,9 @@ const (
 )
 
 // staleAfter is when what a balloon driver said is no longer taken for the
-// present. Without <stats period='...'/> in the domain's XML libvirt never
-// asks the driver again, and the numbers stay what they were at boot.
-const staleAfter = time.Minute
+// present, unless three of its periods are longer. Without a period libvirt
+// never asks the driver again, and the numbers stay what they were at boot.
+const staleAfter = 15 * time.Second
 
 // domain is one domain and the handles of its series. Owned by the Source's
 // lock.
@@ -37,6 +37,9 @@ type domain struct {
 	due    time.Time // when the next one is
 	stale  bool      // said that the balloon's numbers are
 	limit  float64   // bytes the balloon leaves to the guest
+
+	period    time.Duration // how often its driver is asked
+	periodDue time.Time     // when the Source may set it once more
 
 	label                          sample.Label
 	up, down, info, started        *sample.Series
@@ -85,7 +88,7 @@ func newDomain(d *description) *domain {
 
 // describe takes over a new description of the same name and run.
 func (d *domain) describe(desc *description) {
-	d.desc, d.limit = desc, desc.memory
+	d.desc, d.limit, d.period = desc, desc.memory, desc.period
 	reason := desc.state
 	if reason == running {
 		reason = stopped // should its process end before libvirt says so
@@ -251,7 +254,7 @@ func (d *domain) sampleSlow(b *sample.Batch) {
 		return
 	}
 	b.Add(d.statsAge, t, max(0, r.at.Sub(r.updated).Seconds()))
-	if r.stale() {
+	if d.outdated(r) {
 		return
 	}
 	add(b, d.unused, t, r.unused)
@@ -267,9 +270,9 @@ func (d *domain) sampleSlow(b *sample.Batch) {
 	}
 }
 
-// stale reports whether a driver has spoken once and is not asked again.
-func (r *reading) stale() bool {
-	return !r.updated.IsZero() && r.at.Sub(r.updated) > staleAfter
+// outdated reports whether a driver has spoken once and not lately.
+func (d *domain) outdated(r *reading) bool {
+	return !r.updated.IsZero() && r.at.Sub(r.updated) > max(staleAfter, 3*d.period)
 }
 
 func (d *domain) addCPU(b *sample.Batch, at time.Time, usage, user, system cgroup.Value) {

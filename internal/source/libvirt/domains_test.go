@@ -111,6 +111,7 @@ func TestDomains(t *testing.T) {
 	t.Run("network", func(t *testing.T) { testNetwork(t, tape, l, bare, host, inside) })
 	// The last one, when nothing else is under way.
 	t.Run("cpu", func(t *testing.T) { testCPU(t, tape, busy, idle) })
+	t.Run("pressure", func(t *testing.T) { testPressure(t, tape, busy) })
 	t.Run("memory", func(t *testing.T) { testMemory(t, tape, l, idle, bare) })
 	t.Run("disk", func(t *testing.T) { testDisk(t, tape, bare) })
 	t.Run("unprivileged", func(t *testing.T) { testWithoutProc(t, l, busy, bare) })
@@ -141,10 +142,15 @@ func testOnce(t *testing.T, l *rig.Libvirt, busy, idle, bare *rig.Guest) {
 		t.Fatal(err)
 	}
 	ticks := []tick{{points: b.Points}}
+	// Where the kernel does not count it, libvirt says 0, and it is absent.
+	scheduler := 0
+	if b, err := os.ReadFile("/proc/sys/kernel/sched_schedstats"); err == nil && strings.TrimSpace(string(b)) == "1" {
+		scheduler = 1
+	}
 	want := map[string]int{
 		"testbed_guest_up": 3, "testbed_guest_info": 3, "testbed_guest_start_time_seconds": 3,
 		"testbed_guest_cpu_usage_seconds_total": 3, "testbed_guest_cpu_seconds_total": 6, "testbed_guest_cpu_limit_cores": 3,
-		"testbed_guest_vcpu_seconds_total": 3, "testbed_guest_vcpu_wait_seconds_total": 3, "testbed_guest_vcpu_delay_seconds_total": 3,
+		"testbed_guest_vcpu_seconds_total": 3, "testbed_guest_vcpu_wait_seconds_total": 3 * scheduler, "testbed_guest_vcpu_delay_seconds_total": 3,
 		"testbed_guest_memory_usage_bytes": 3, "testbed_guest_memory_limit_bytes": 3, "testbed_guest_memory_working_set_bytes": 2,
 		"testbed_guest_memory_unused_bytes": 2, "testbed_guest_memory_available_bytes": 2, "testbed_guest_memory_usable_bytes": 2,
 		"testbed_guest_memory_stats_age_seconds": 2, "testbed_guest_memory": 2,
@@ -271,6 +277,55 @@ func testCPU(t *testing.T, tape *tape, busy, idle *rig.Guest) {
 	vcpu, in := grown(of(ticks, "testbed_guest_vcpu_seconds_total", "guest="+busy.Name, "vcpu=0"))
 	if got := vcpu / in.Seconds(); !near(got, rate, 0.08) {
 		t.Errorf("busy: vcpu 0 used %.3f cores, the whole guest %.3f", got, rate)
+	}
+}
+
+// testPressure reads the busy guest's group by itself, before and after a tick.
+func testPressure(t *testing.T, tape *tape, busy *rig.Guest) {
+	files, _ := filepath.Glob("/sys/fs/cgroup/unified/machine/qemu-*-" + busy.Name + ".libvirt-qemu/cpu.pressure")
+	if len(files) == 0 {
+		files, _ = filepath.Glob("/sys/fs/cgroup/machine*/*" + busy.Name + "*/cpu.pressure")
+	}
+	if len(files) != 1 {
+		t.Skipf("the group of %s has no pressure: a kernel without it, or version 1 alone", busy.Name)
+	}
+	dir := filepath.Dir(files[0])
+	kernel := func(resource, kind string) float64 {
+		b, err := os.ReadFile(filepath.Join(dir, resource+".pressure"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(b)) {
+			if words := strings.Fields(line); len(words) > 0 && words[0] == kind {
+				n, err := strconv.ParseFloat(strings.TrimPrefix(words[len(words)-1], "total="), 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return n / 1e6
+			}
+		}
+		return math.NaN()
+	}
+	for _, c := range []struct{ resource, kind, word string }{
+		{"cpu", "some", "waiting"},
+		{"cpu", "full", "stalled"},
+		{"memory", "some", "waiting"},
+		{"memory", "full", "stalled"},
+		{"io", "some", "waiting"},
+		{"io", "full", "stalled"},
+	} {
+		began := time.Now()
+		before := kernel(c.resource, c.kind)
+		var p []sample.Point
+		rig.Eventually(t, 5*time.Second, func() error {
+			if p = of(tape.since(began), "testbed_guest_pressure_"+c.resource+"_"+c.word+"_seconds_total", "guest="+busy.Name); len(p) == 0 {
+				return fmt.Errorf("no %s %s: %s", c.resource, c.word, page(tape.last().points))
+			}
+			return nil
+		})
+		if after := kernel(c.resource, c.kind); p[0].V < before || p[0].V > after {
+			t.Errorf("%s %s: %v, the kernel says %v before and %v after", c.resource, c.word, p[0].V, before, after)
+		}
 	}
 }
 

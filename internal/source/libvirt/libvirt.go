@@ -45,6 +45,14 @@ type Source struct {
 	Limit        int            // domains at the most; 0 for 5,000
 	Log          *slog.Logger   // nil: silent
 
+	// MemoryStatsPeriod, unless it is 0, has the balloon driver of each running
+	// domain asked this often (whole seconds), where nobody else has said how
+	// often. Without that its numbers stay what they were at boot. It changes
+	// the running domain, until that stops, and not its definition; it is the
+	// only thing here that changes any, and for it alone a connection that may
+	// write is opened. Only Run does it.
+	MemoryStatsPeriod time.Duration
+
 	inner
 }
 

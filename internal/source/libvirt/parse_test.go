@@ -39,13 +39,17 @@ func TestParseDefinition(t *testing.T) {
 		xml  string
 		want definition
 	}{
-		"running":      {domainXML, definition{vcpus: 2, memory: 131072 * 1024, nics: []nic{{"vnet0", false}, {"macvtap3", true}}}},
+		"running": {domainXML, definition{
+			vcpus: 2, memory: 131072 * 1024, nics: []nic{{"vnet0", false}, {"macvtap3", true}}, balloon: true, period: time.Second,
+		}},
 		"no current":   {`<domain><memory unit='MiB'>1</memory><vcpu> 3 </vcpu></domain>`, definition{vcpus: 3, memory: 1 << 20}},
 		"no unit":      {`<domain><memory>4</memory></domain>`, definition{memory: 4096}},
 		"decimal unit": {`<domain><memory unit='MB'>2</memory></domain>`, definition{memory: 2e6}},
 		"bytes":        {`<domain><memory unit='bytes'>7</memory></domain>`, definition{memory: 7}},
 		"nonsense": {`<domain><memory unit='furlong'>7</memory><vcpu>-1</vcpu>
 			<devices><interface type='bridge'><target/></interface></devices></domain>`, definition{}},
+		"balloon that is not asked": {`<domain><devices><memballoon model='virtio-non-transitional'/></devices></domain>`, definition{balloon: true}},
+		"no balloon":                {`<domain><devices><memballoon model='none'><stats period='x'/></memballoon></devices></domain>`, definition{}},
 		"twice": {
 			`<domain><devices><interface><target dev='a'/></interface><interface><target dev='a'/></interface></devices></domain>`,
 			definition{nics: []nic{{"a", false}}},

@@ -152,17 +152,19 @@ func BenchmarkSteadyTick(b *testing.B) {
 	}
 }
 
-// What a balloon driver said an hour ago is not the present.
+// What a balloon driver said some time ago is not the present, unless it is
+// asked as seldom.
 func TestStaleBalloon(t *testing.T) {
 	s := source(t, 1)
 	d := s.order[0]
 	some := func(v float64) cgroup.Value { return cgroup.Value{V: v, OK: true} }
 	now := time.Now()
 	for _, c := range []struct {
-		age  time.Duration
-		want int
-	}{{10 * time.Second, 1}, {time.Hour, 0}} {
+		age, period time.Duration
+		want        int
+	}{{10 * time.Second, 0, 1}, {20 * time.Second, 0, 0}, {20 * time.Second, 10 * time.Second, 1}, {time.Hour, 10 * time.Second, 0}} {
 		now = now.Add(time.Second)
+		d.period = c.period
 		s.answered(claim{uuid: d.desc.uuid}, &reading{at: now, updated: now.Add(-c.age), current: some(1 << 29), available: some(900 << 20), usable: some(644 << 20)}, nil)
 		var b sample.Batch
 		if err := s.sampleAll(&b, true); err != nil {
@@ -171,7 +173,7 @@ func TestStaleBalloon(t *testing.T) {
 		ticks := []tick{{points: b.Points}}
 		p := of(ticks, "testbed_guest_memory")
 		if len(p) != c.want || c.want == 1 && p[0].V != 50 {
-			t.Errorf("%s old: memory %v, want %d points of 50 percent", c.age, p, c.want)
+			t.Errorf("%s old, asked every %s: memory %v, want %d points of 50 percent", c.age, c.period, p, c.want)
 		}
 		if p := of(ticks, "testbed_guest_memory_working_set_bytes"); len(p) != c.want {
 			t.Errorf("%s old: working set %v, want %d points", c.age, p, c.want)
