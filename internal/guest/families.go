@@ -7,7 +7,7 @@ var (
 	Up        = sample.NewGauge("testbed_guest_up", "", "1 while the guest runs, 0 with a reason otherwise.")
 	Info      = sample.NewGauge("testbed_guest_info", "", "Always 1; the labels carry what identifies the guest on its host.")
 	StartTime = sample.NewGauge("testbed_guest_start_time_seconds", "seconds", "When the guest was started, in seconds since 1970.")
-	Restarts  = sample.NewCounter("testbed_guest_restarts_total", "", "How often the runtime has restarted the guest by itself.")
+	Restarts  = sample.NewCounter("testbed_guest_restarts_total", "", "How often the runtime has restarted the guest by itself, since the pusher has known the guest.")
 )
 
 // HostGuests counts a host's guests, whoever owns them; its labels are
@@ -38,7 +38,7 @@ var (
 	MemoryCache      = sample.NewGauge("testbed_guest_memory_cache_bytes", "bytes", "Memory that holds cached files.")
 	MemorySwap       = sample.NewGauge("testbed_guest_memory_swap_bytes", "bytes", "Memory of the guest that is swapped out on the host.")
 	MemoryStatsAge   = sample.NewGauge("testbed_guest_memory_stats_age_seconds", "seconds", "How old the balloon driver's numbers are; absent when there is no balloon driver.")
-	OOMKills         = sample.NewCounter("testbed_guest_oom_kills_total", "", "How many processes of the guest were killed for want of memory.")
+	OOMKills         = sample.NewCounter("testbed_guest_oom_kills_total", "", "How many processes of the guest were killed for want of memory, as far back as the pusher knows.")
 	Processes        = sample.NewGauge("testbed_guest_processes", "", "Processes and threads of the guest that the host sees.")
 )
 

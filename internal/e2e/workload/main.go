@@ -9,6 +9,8 @@
 //	serve ADDR N      answers each connection on ADDR with N bytes, reads what comes until its end
 //	fetch ADDR N      once sends N bytes to ADDR, reads the answer to its end, then idles
 //	exit CODE         ends at once
+//	wait SECONDS ...  does what follows after that time
+//	child ...         starts itself as a child that does what follows, and goes on without it
 package main
 
 import (
@@ -17,6 +19,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strconv"
 	"syscall"
@@ -73,6 +76,16 @@ func run(args []string) error {
 		return fetch(args[1], number(2, 0))
 	case "exit":
 		os.Exit(number(1, 0))
+		return nil
+	case "wait":
+		time.Sleep(time.Duration(number(1, 1)) * time.Second)
+		return run(args[2:])
+	case "child":
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		go func() { _ = exec.Command(self, args[1:]...).Run() }()
 		return nil
 	default:
 		return fmt.Errorf("do not know how to %q", what)

@@ -69,11 +69,15 @@ func connect(ctx context.Context, socket string) (*api, error) {
 
 func (a *api) close() { a.transport.CloseIdleConnections() }
 
-// list is GET /containers/json?all=1.
-func (a *api) list(ctx context.Context) ([]entry, error) {
+// list is GET /containers/json?all=1, of all containers or those named.
+func (a *api) list(ctx context.Context, ids ...string) ([]entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	answer, err := a.client.ContainerList(ctx, client.ContainerListOptions{All: true})
+	options := client.ContainerListOptions{All: true}
+	if len(ids) > 0 {
+		options.Filters = client.Filters{}.Add("id", ids...)
+	}
+	answer, err := a.client.ContainerList(ctx, options)
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
@@ -98,7 +102,7 @@ func (a *api) events(ctx context.Context) (client.EventsResult, error) {
 	stream := a.client.Events(ctx, client.EventsListOptions{Filters: client.Filters{}.
 		Add("type", string(events.ContainerEventType)).
 		Add("event", string(events.ActionCreate), string(events.ActionStart), string(events.ActionDie), string(events.ActionStop),
-			string(events.ActionPause), string(events.ActionUnPause), string(events.ActionRename), string(events.ActionDestroy))})
+			string(events.ActionKill), string(events.ActionOOM), string(events.ActionPause), string(events.ActionUnPause), string(events.ActionRename), string(events.ActionDestroy))})
 	if !late.Stop() {
 		return stream, fmt.Errorf("subscribe to events: %w", context.Cause(ctx))
 	}

@@ -35,6 +35,7 @@ type container struct {
 	retry   time.Time // when it is looked for again, while gone
 	share   guest.Share
 	disks   map[uint64]*diskLines
+	kills   kills
 }
 
 // become takes what the roster says now.
@@ -48,6 +49,7 @@ func (c *container) become(e entry, version uint64) {
 		c.down = nil
 		if e.state != running && e.state != paused {
 			c.release()
+			c.kills.end(e.ooms)
 		}
 		c.since, c.retry = time.Time{}, time.Time{}
 	}
@@ -91,8 +93,13 @@ func (s *Source) measure(c *container, b *sample.Batch) error {
 		c.lines = newLines(c.entry)
 	}
 	at := s.stats.At
+	following := s.following.Load()
+	s.stats.OOMKills = c.kills.total(&s.stats, c.ooms, following)
 	unseen := s.attend(c)
 	c.lines.add(b, at.UnixMilli(), &s.stats, &s.node, c.process.started)
+	if following {
+		b.Add(c.lines.restarts, at.UnixMilli(), float64(c.restarts))
+	}
 	if s.stats.CPUUsage.OK {
 		if percent, ok := c.share.Percent(at, s.stats.CPUUsage.V, s.node.coresFor(&s.stats)); ok {
 			b.Add(c.lines.legacyCPU, at.UnixMilli(), percent)
@@ -116,6 +123,7 @@ func (s *Source) read(c *container) error {
 		switch {
 		case errors.Is(err, cgroup.ErrGone):
 			c.release()
+			c.kills.over = true
 			if found {
 				return err
 			}
@@ -138,6 +146,9 @@ func (s *Source) open(c *container, now time.Time) error {
 		return err
 	}
 	c.group, c.since, c.retry = g, now, time.Time{}
+	if c.kills.over {
+		c.kills.end(c.ooms)
+	}
 	return nil
 }
 
@@ -170,7 +181,7 @@ type lines struct {
 	usage, user, system, limit                        *sample.Series
 	periods, throttledPeriods, throttledSeconds       *sample.Series
 	memory, workingSet, memoryLimit, cache, swap, oom *sample.Series
-	processes                                         *sample.Series
+	processes, restarts                               *sample.Series
 	pressure                                          [6]*sample.Series
 	legacyCPU, legacyMemory                           *sample.Series
 }
@@ -189,7 +200,7 @@ func newLines(e entry) *lines {
 		periods: of(guest.Periods), throttledPeriods: of(guest.ThrottledPeriods), throttledSeconds: of(guest.ThrottledSeconds),
 		memory: of(guest.MemoryUsage), workingSet: of(guest.MemoryWorkingSet), memoryLimit: of(guest.MemoryLimit),
 		cache: of(guest.MemoryCache), swap: of(guest.MemorySwap), oom: of(guest.OOMKills),
-		processes: of(guest.Processes),
+		processes: of(guest.Processes), restarts: of(guest.Restarts),
 		pressure: [...]*sample.Series{
 			of(guest.PressureCPUWaiting), of(guest.PressureCPUStalled), of(guest.PressureMemoryWaiting),
 			of(guest.PressureMemoryStalled), of(guest.PressureIOWaiting), of(guest.PressureIOStalled),

@@ -5,8 +5,10 @@
 // whose answer carries environments and so secrets, and not for stats, which
 // takes a second or two for each container.
 //
-// The restart count of a container stands in the answer to inspect only, so
-// testbed_guest_restarts_total is absent here.
+// The restart count of a container stands in the answer to inspect only. So
+// restarts are counted from the events that Run follows, beginning with 0 when a
+// container is first seen: those between which the list says that the restart
+// policy is at work.
 package docker
 
 import (

@@ -61,7 +61,7 @@ type entry struct {
 	state           state
 	network         sharing
 	created         int64 // seconds since 1970, 0 when unknown
-	loops           bool  // its restart policy was at work when it was listed
+	past
 }
 
 // engine says what there is to talk to.
@@ -114,7 +114,8 @@ func (r *roster) replace(at time.Time, list []entry, since []events.Message) boo
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, e := range entries {
-		e.loops = e.state == restarting || e.state == running && r.entries[id].loops
+		e.past = r.entries[id].past
+		e.loops = e.state == restarting || e.state == running && e.loops
 		entries[id] = e
 	}
 	r.listed = at
@@ -124,7 +125,7 @@ func (r *roster) replace(at time.Time, list []entry, since []events.Message) boo
 		r.version++
 	}
 	for i := range since {
-		r.apply(&since[i])
+		r.apply(&since[i], true)
 	}
 	news := full && !r.full
 	r.full = full
@@ -151,16 +152,20 @@ func (r *roster) lost(e engine) bool {
 func (r *roster) update(m *events.Message) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.apply(m)
+	r.apply(m, false)
 }
 
 // apply changes the roster by an event (API: SystemEvents). An event says
 // what is now, so one that the list has already seen does no harm: those that
-// follow it are applied too. The lock is held.
-func (r *roster) apply(m *events.Message) {
+// follow it are applied too. What is counted of it was counted the first time.
+// The lock is held.
+func (r *roster) apply(m *events.Message, again bool) {
 	id := m.Actor.ID
 	before, known := r.entries[id]
 	e := before
+	if !again {
+		e.happened(m.Action, before.state)
+	}
 	switch m.Action {
 	case events.ActionCreate, events.ActionStart:
 		if !known {
@@ -185,6 +190,7 @@ func (r *roster) apply(m *events.Message) {
 		}
 	case events.ActionStop: // follows die when someone wanted it
 		e.state, e.loops = stopped, false
+	case events.ActionKill, events.ActionOOM:
 	case events.ActionRename:
 		e.name = m.Actor.Attributes["name"]
 	case events.ActionDestroy:

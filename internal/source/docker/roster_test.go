@@ -123,13 +123,13 @@ func TestEntriesOf(t *testing.T) {
 		summary("g", "", "configured", "/g"),
 	})
 	want := []entry{
-		{"a", "web", "i", running, networkHost, 7, false},
-		{"b", "db", "i", paused, networkHost, 7, false},
-		{"c", "c", "i", stopped, networkHost, 7, false},
-		{"d", "d", "i", restarting, networkOwn, 7, false},
-		{"e", "e", "i", created, networkUnknown, 7, false},
-		{"f", "", "i", removing, networkUnknown, 7, false},
-		{"g", "g", "i", stopped, networkUnknown, 7, false},
+		{"a", "web", "i", running, networkHost, 7, past{}},
+		{"b", "db", "i", paused, networkHost, 7, past{}},
+		{"c", "c", "i", stopped, networkHost, 7, past{}},
+		{"d", "d", "i", restarting, networkOwn, 7, past{}},
+		{"e", "e", "i", created, networkUnknown, 7, past{}},
+		{"f", "", "i", removing, networkUnknown, 7, past{}},
+		{"g", "g", "i", stopped, networkUnknown, 7, past{}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)

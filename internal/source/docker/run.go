@@ -127,6 +127,7 @@ func (s *Source) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.roster.connected()
 
 	var (
 		lists  = make(chan listed, 1)
@@ -139,6 +140,8 @@ func (s *Source) follow(ctx context.Context) error {
 		nextList, noneTil time.Time
 		nextPing          time.Time
 	)
+	ends := newEnds()
+	defer ends.due.Stop()
 	defer s.health.abandon(callList)
 	defer s.health.abandon(callPing)
 	list := func() {
@@ -164,6 +167,9 @@ func (s *Source) follow(ctx context.Context) error {
 					replay = append(replay, m)
 				}
 			}
+			if m.Action == events.ActionDie {
+				ends.note(m.Actor.ID)
+			}
 			// Neither event tells everything: whose network it is, whether it
 			// will be started again.
 			if m.Action == events.ActionCreate || m.Action == events.ActionDie {
@@ -175,6 +181,11 @@ func (s *Source) follow(ctx context.Context) error {
 					nextList = soon
 				}
 			}
+		case <-ends.due.C:
+			ends.look(ctx, a, &s.roster)
+		case found := <-ends.found:
+			ends.busy = false
+			s.roster.settle(found)
 		case err := <-stream.Err:
 			return fmt.Errorf("follow events: %w", err)
 		case l := <-lists:
