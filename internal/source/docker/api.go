@@ -69,7 +69,7 @@ func connect(ctx context.Context, socket string) (*api, error) {
 
 func (a *api) close() { a.transport.CloseIdleConnections() }
 
-// list is GET /containers/json?all=1, of all containers or those named.
+// list is GET /containers/json?all=1, of all containers or of some.
 func (a *api) list(ctx context.Context, ids ...string) ([]entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

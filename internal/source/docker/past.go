@@ -14,9 +14,9 @@ import (
 // waits (0.1 s the first time, and then twice as long each time), but only some
 // milliseconds after the event.
 const (
-	lookAfter = 40 * time.Millisecond
-	lookEvery = 200 * time.Millisecond // at the most, however many end
-	maxLooked = 50                     // containers of one look
+	askAfter = 40 * time.Millisecond
+	askEvery = 200 * time.Millisecond // at the most, however many end
+	maxEnded = 50                     // containers of one call
 )
 
 // past is what the events have told of a container since it is known.
@@ -88,7 +88,7 @@ func (r *roster) ended(ids map[string]bool) (unclear []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id := range ids {
-		if r.entries[id].unclear && len(unclear) < maxLooked {
+		if r.entries[id].unclear && len(unclear) < maxEnded {
 			unclear = append(unclear, id)
 		}
 	}
@@ -131,14 +131,14 @@ func newEnds() *ends {
 
 func (e *ends) note(id string) {
 	if len(e.ids) == 0 {
-		e.due.Reset(max(lookAfter, lookEvery-time.Since(e.last)))
+		e.due.Reset(max(askAfter, askEvery-time.Since(e.last)))
 	}
 	e.ids[id] = true
 }
 
 func (e *ends) look(ctx context.Context, a *api, r *roster) {
 	if e.busy {
-		e.due.Reset(lookEvery)
+		e.due.Reset(askEvery)
 		return
 	}
 	ids := r.ended(e.ids)

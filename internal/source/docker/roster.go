@@ -3,6 +3,7 @@ package docker
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -62,6 +63,11 @@ type entry struct {
 	network         sharing
 	created         int64 // seconds since 1970, 0 when unknown
 	past
+
+	page      page
+	addresses [maxAddresses]netip.Addr // valid ones first
+	located   bool                     // listed since it was started: network and addresses are of this run
+	starts    uint32                   // how often it was seen to start
 }
 
 // engine says what there is to talk to.
@@ -86,6 +92,7 @@ type roster struct {
 	entries map[string]entry
 	listed  time.Time // when the last list was asked for
 	full    bool      // there were more than limit at the last list
+	pages   pages     // of the version that it tells
 }
 
 // replace takes a whole list, asked for at the moment at, and the events that
@@ -116,6 +123,7 @@ func (r *roster) replace(at time.Time, list []entry, since []events.Message) boo
 	for id, e := range entries {
 		e.past = r.entries[id].past
 		e.loops = e.state == restarting || e.state == running && e.loops
+		e.starts = r.entries[id].starts
 		entries[id] = e
 	}
 	r.listed = at
@@ -173,10 +181,14 @@ func (r *roster) apply(m *events.Message, again bool) {
 				r.skips[skipLimit].Add(1)
 				return
 			}
-			e = entry{id: id, name: m.Actor.Attributes["name"], image: m.Actor.Attributes["image"], created: m.Time}
+			e = entry{id: id, name: m.Actor.Attributes["name"], image: m.Actor.Attributes["image"], created: m.Time, page: pageOf(m.Actor.Attributes)}
 		}
 		e.state = created
 		if m.Action == events.ActionStart {
+			if before.state != running { // else it is of the run that the list has told
+				e.addresses, e.located = [maxAddresses]netip.Addr{}, false
+				e.starts++
+			}
 			e.state = running
 		}
 	case events.ActionUnPause:
@@ -260,19 +272,54 @@ func (r *roster) count() map[state]int {
 
 // entriesOf turns the answer of the list call into entries.
 func entriesOf(list []listing.Summary) []entry {
-	modes := make(map[string]string, len(list))
+	byID := make(map[string]*listing.Summary, len(list))
 	for i := range list {
-		modes[list[i].ID] = list[i].HostConfig.NetworkMode
+		byID[list[i].ID] = &list[i]
 	}
 	entries := make([]entry, 0, len(list))
 	for i := range list {
 		c := &list[i]
-		entries = append(entries, entry{
+		e := entry{
 			id: c.ID, name: nameOf(c.Names), image: c.Image, state: stateOf(c.State),
-			network: sharingOf(c.HostConfig.NetworkMode, modes), created: c.Created,
-		})
+			created: c.Created, page: pageOf(c.Labels),
+		}
+		var owner *listing.Summary
+		e.network, owner = sharingOf(c, byID)
+		e.located = (e.state == running || e.state == paused) && e.network != networkUnknown
+		if e.network == networkOwn {
+			e.addresses = addressesOf(owner)
+		}
+		entries = append(entries, e)
 	}
 	return entries
+}
+
+// addressesOf are the container's addresses, IPv4 first, in the order of the
+// networks' names.
+func addressesOf(c *listing.Summary) (found [maxAddresses]netip.Addr) {
+	if c.NetworkSettings == nil {
+		return found
+	}
+	at := 0
+	add := func(a netip.Addr) {
+		if a.IsValid() && at < len(found) {
+			found[at] = a
+			at++
+		}
+	}
+	networks := c.NetworkSettings.Networks
+	names := slices.Sorted(maps.Keys(networks))
+	for _, name := range names {
+		if n := networks[name]; n != nil {
+			add(n.IPAddress)
+		}
+	}
+	for _, name := range names {
+		if n := networks[name]; n != nil {
+			add(n.GlobalIPv6Address)
+		}
+	}
+	return found
 }
 
 // nameOf picks the container's own name, /NAME; the others, /OTHER/ALIAS, are
@@ -286,20 +333,24 @@ func nameOf(names []string) string {
 	return ""
 }
 
-// sharingOf follows container:ID, in which a container may share the network
-// of one that has the host's.
-func sharingOf(mode string, modes map[string]string) sharing {
+// sharingOf says whose network a container uses and, if that is not the
+// host's, which container's: container:ID shares another one's, which may
+// share in turn.
+func sharingOf(c *listing.Summary, byID map[string]*listing.Summary) (sharing, *listing.Summary) {
 	for range 16 {
+		mode := c.HostConfig.NetworkMode
 		other, shared := strings.CutPrefix(mode, "container:")
 		switch {
 		case mode == "host":
-			return networkHost
+			return networkHost, nil
 		case mode == "":
-			return networkUnknown
+			return networkUnknown, nil
 		case !shared:
-			return networkOwn
+			return networkOwn, c
 		}
-		mode = modes[other]
+		if c = byID[other]; c == nil {
+			return networkUnknown, nil
+		}
 	}
-	return networkUnknown
+	return networkUnknown, nil
 }

@@ -122,14 +122,17 @@ func TestEntriesOf(t *testing.T) {
 		summary("f", "container:f", "removing"),
 		summary("g", "", "configured", "/g"),
 	})
+	of := func(id, name string, s state, n sharing, located bool) entry {
+		return entry{id: id, name: name, image: "i", state: s, network: n, created: 7, located: located}
+	}
 	want := []entry{
-		{"a", "web", "i", running, networkHost, 7, past{}},
-		{"b", "db", "i", paused, networkHost, 7, past{}},
-		{"c", "c", "i", stopped, networkHost, 7, past{}},
-		{"d", "d", "i", restarting, networkOwn, 7, past{}},
-		{"e", "e", "i", created, networkUnknown, 7, past{}},
-		{"f", "", "i", removing, networkUnknown, 7, past{}},
-		{"g", "g", "i", stopped, networkUnknown, 7, past{}},
+		of("a", "web", running, networkHost, true),
+		of("b", "db", paused, networkHost, true),
+		of("c", "c", stopped, networkHost, false),
+		of("d", "d", restarting, networkOwn, false),
+		of("e", "e", created, networkUnknown, false),
+		of("f", "", removing, networkUnknown, false),
+		of("g", "g", stopped, networkUnknown, false),
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)

@@ -133,6 +133,7 @@ func (s *Source) follow(ctx context.Context) error {
 		lists  = make(chan listed, 1)
 		pings  = make(chan error, 1)
 		replay []events.Message // since the list was asked for
+		look   = newLook(a, &s.roster)
 
 		first             = true
 		listing, pinging  bool
@@ -162,6 +163,7 @@ func (s *Source) follow(ctx context.Context) error {
 			return nil
 		case m := <-stream.Messages:
 			s.roster.update(&m)
+			look.note(&m)
 			if listing {
 				if overrun = overrun || len(replay) >= maxReplay; !overrun {
 					replay = append(replay, m)
@@ -205,6 +207,10 @@ func (s *Source) follow(ctx context.Context) error {
 			}
 			now := time.Now()
 			nextList, noneTil = now.Add(s.Rescan), now.Add(max(5*time.Second, 20*now.Sub(l.began)))
+		case <-look.due:
+			look.begin(ctx)
+		case l := <-look.answers:
+			look.end(l)
 		case err := <-pings:
 			pinging = false
 			s.health.end(callPing, err)

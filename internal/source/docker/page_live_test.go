@@ -1,0 +1,150 @@
+package docker_test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"fanin/internal/e2e/rig"
+	"fanin/internal/source/docker"
+)
+
+// Containers are found by their labels, with the addresses they really have,
+// and forgotten when they end, by a real engine's events and lists.
+func TestPagesOfContainers(t *testing.T) {
+	engine := rig.Dockerd(t)
+	engine.Network(t, "lab")
+	s := &docker.Source{Host: engine.Host()}
+	follow(t, s)
+
+	told := func(name string) (docker.Page, bool) {
+		for _, p := range s.Pages() {
+			if p.Name == name {
+				return p, true
+			}
+		}
+		return docker.Page{}, false
+	}
+	soon := func(name string, want func(docker.Page) error) docker.Page {
+		t.Helper()
+		var p docker.Page
+		rig.Eventually(t, patience, func() error {
+			var ok bool
+			if p, ok = told(name); !ok {
+				return fmt.Errorf("%s is not told of: %+v", name, s.Pages())
+			}
+			return want(p)
+		})
+		return p
+	}
+	labels := map[string]string{"prometheus.io/scrape": "true", "prometheus.io/port": "8000", "prometheus.io/path": "/m"}
+	at := func(name string) func(docker.Page) error {
+		want := engine.Address(t, name, "lab")
+		return func(p docker.Page) error {
+			if len(p.Addresses) != 1 || p.Addresses[0].String() != want || p.Port != "8000" || p.Path != "/m" || p.Namespace != nil {
+				return fmt.Errorf("got %+v, want the address %s, 8000 and /m", p, want)
+			}
+			return nil
+		}
+	}
+
+	// The first comes with the first list, which is asked for at the start.
+	engine.Run(t, "web", rig.Container{Labels: labels, Network: "lab"})
+	soon("web", at("web"))
+
+	t.Run("how soon", func(t *testing.T) {
+		for i := range 5 {
+			name := fmt.Sprint("replica-", i)
+			engine.Run(t, name, rig.Container{Labels: labels, Network: "lab"})
+			began := time.Now()
+			soon(name, at(name))
+			found := time.Since(began)
+			engine.Do(t, name, "kill")
+			began = time.Now()
+			rig.Eventually(t, patience, func() error {
+				if p, ok := told(name); ok {
+					return fmt.Errorf("still told of: %+v", p)
+				}
+				return nil
+			})
+			t.Logf("%s: found %s after its start, forgotten %s after its end", name, found.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+			// A list every 5 s at the most would take longer in most runs.
+			if i > 0 && found > 2*time.Second {
+				t.Errorf("%s: found after %s, want at most 2s", name, found)
+			}
+		}
+	})
+
+	t.Run("started again", func(t *testing.T) {
+		engine.Do(t, "web", "restart")
+		soon("web", at("web"))
+	})
+
+	t.Run("another one's network", func(t *testing.T) {
+		engine.Run(t, "beside", rig.Container{Labels: labels, Network: "container:web"})
+		soon("beside", at("web"))
+	})
+
+	t.Run("the host's network", func(t *testing.T) {
+		engine.Run(t, "hosted", rig.Container{Labels: labels, Network: "host"})
+		soon("hosted", func(p docker.Page) error {
+			if len(p.Addresses) > 0 || p.Namespace != nil {
+				return fmt.Errorf("got %+v, want no way to reach it", p)
+			}
+			return nil
+		})
+	})
+
+	t.Run("no network", func(t *testing.T) {
+		engine.Run(t, "alone", rig.Container{Labels: labels})
+		p := soon("alone", func(p docker.Page) error {
+			if len(p.Addresses) > 0 || p.Namespace == nil {
+				return fmt.Errorf("got %+v, want only a namespace", p)
+			}
+			return nil
+		})
+		namespace, err := p.Namespace()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer namespace.Close()
+		got, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", namespace.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", engine.PID(t, "alone")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != want || !strings.HasPrefix(got, "net:[") {
+			t.Errorf("its namespace: got %s, want %s", got, want)
+		}
+		if s.Namespace("alone") == nil || s.Namespace("web") != nil || s.Namespace("nobody") != nil {
+			t.Error("Namespace is told of others than those that can be reached in no other way")
+		}
+		engine.Do(t, "alone", "kill")
+		rig.Eventually(t, patience, func() error {
+			if f, err := p.Namespace(); err == nil {
+				f.Close()
+				return fmt.Errorf("a container that has ended still has a namespace")
+			}
+			return nil
+		})
+	})
+}
+
+// Without Run, as in `pusher once`, a sample is enough.
+func TestPagesWithoutRun(t *testing.T) {
+	engine := rig.Dockerd(t)
+	engine.Run(t, "alone", rig.Container{Labels: map[string]string{"prometheus.io/scrape": "true", "prometheus.io/port": "1"}})
+	s := &docker.Source{Host: engine.Host()}
+	defer s.Close()
+	if _, err := take(s); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Pages(); len(got) != 1 || got[0].Name != "alone" || got[0].Namespace == nil {
+		t.Errorf("got %+v, want the one container", got)
+	}
+}
