@@ -26,6 +26,10 @@ type Verdict struct {
 	// it is the guest where it belongs.
 	Owner sample.Owner
 
+	// Mute: an admitted claim about a guest that says nothing of its being
+	// there, such as that its page of metrics can not be scraped.
+	Mute bool
+
 	// Stranger is the runtime name in a refused claim about a guest's being
 	// up, "" otherwise: valid UTF-8, and no more than that.
 	Stranger string

@@ -23,6 +23,7 @@ const (
 	reasonLabel = "reason" // on the claim that a guest is not up
 	guestUp     = "testbed_guest_up"
 	guestPrefix = "testbed_guest_"
+	pagePrefix  = "testbed_guest_exporter_" // of the attempt to scrape a guest's page
 	hostPrefix  = "testbed_host_"
 )
 
@@ -83,16 +84,17 @@ func (s *Session) judge(claim *wire.Series) Verdict {
 		}
 		return Verdict{State: &State{Why: why}, Owner: owner}
 	}
+	mute := strings.HasPrefix(name, pagePrefix)
 	series := sample.NewNamed(s.family(name), name, identified(name, labels, owner)...)
 	if known := s.node.series[series.Text()]; known != nil {
-		return Verdict{Series: known, Owner: owner}
+		return Verdict{Series: known, Owner: owner, Mute: mute}
 	}
 	if len(s.node.series) >= s.gate.nodeSeries() || s.gate.admitted.Load() >= s.gate.gatewaySeries() {
 		return Verdict{Reason: SeriesLimit}
 	}
 	s.node.series[series.Text()] = series
 	s.gate.admitted.Add(1)
-	return Verdict{Series: series, Owner: owner}
+	return Verdict{Series: series, Owner: owner, Mute: mute}
 }
 
 var plainReason = regexp.MustCompile(`^[a-z_]{1,32}$`)

@@ -373,18 +373,22 @@ func (h *Handler) admit(session *admission.Session, claim *wire.Series, host str
 				job.points = append(job.points, sample.Point{Series: verdict.Series, T: p.T, V: p.V})
 			}
 		}
-		if verdict.Owner != job.heard && verdict.Owner.Guest != "" && job.present(claim) {
+		if verdict.Owner != job.heard && verdict.Owner.Guest != "" && !verdict.Mute && job.present(claim) {
 			job.heard = verdict.Owner
 			h.Presence.GuestHeard(verdict.Owner, now)
 		}
 	}
 }
 
-// present reports whether a claim says something of now, and is not a part of
-// what the sender has kept. Both times are of its own clock.
+// present reports whether a claim says something of now, and is neither the end
+// of a series nor a part of what the sender has kept. Both times are of its own
+// clock.
 func (j *work) present(claim *wire.Series) bool {
 	n := len(claim.Points)
-	return n > 0 && (j.sent == 0 || j.sent-claim.Points[n-1].T <= j.recent)
+	if n == 0 || window.IsStale(claim.Points[n-1].V) {
+		return false
+	}
+	return j.sent == 0 || j.sent-claim.Points[n-1].T <= j.recent
 }
 
 // intervalOf is the time between the sender's samples, 0 when it does not say.

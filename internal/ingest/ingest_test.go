@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -186,6 +187,31 @@ func TestPush(t *testing.T) {
 	}
 	if got := testutil.ToFloat64(g.metrics.refused.WithLabelValues("h2", "wrong_host")); got != 1 {
 		t.Fatalf("got %v counted as wrong_host, want 1", got)
+	}
+}
+
+// A guest is there when a number of it comes, and not when its host says that
+// its page can not be scraped, or that a series of it has ended.
+func TestWhatIsNoSignOfLife(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		value float64
+		up    bool
+	}{
+		{"testbed_guest_exporter_up", 0, false},
+		{"testbed_guest_exporter_scrape_duration_seconds", 2, false},
+		{"its_own", math.Float64frombits(0x7ff0000000000002), false},
+		{"its_own", math.NaN(), true},
+		{"its_own", 0, true},
+	} {
+		g := start(t, nil)
+		g.push(t, "h1", pack(t, &prompb.WriteRequest{Timeseries: []prompb.TimeSeries{{
+			Labels:  []prompb.Label{{Name: "__name__", Value: c.name}, {Name: "guest", Value: "signal-web"}},
+			Samples: []prompb.Sample{{Value: c.value, Timestamp: time.Now().UnixMilli()}},
+		}}}), nil)
+		if web := g.Presence.Report(g.Roster(), time.Now()).Guests[0]; web.Up != c.up {
+			t.Errorf("%s %v: got %+v, want up %v", c.name, c.value, web, c.up)
+		}
 	}
 }
 
