@@ -159,7 +159,8 @@ func page(all []metric) string {
 	var b strings.Builder
 	b.WriteString("# Metrics\n\nGenerated from the declarations in the code by `go test . -update`.\n\n" +
 		"On the gateway's pages every series carries `host_name`, and those of guests `project`, `guest_name` and `guest_type` too; " +
-		"other labels are `device`, `vcpu`, `mode`, `state` and `reason` where they apply. " +
+		"other labels are `device`, `vcpu`, `mode`, `state`, `port` and `reason` where they apply. " +
+		"What programs inside guests say of themselves has their names, and `port` beside the labels of its guest. " +
 		"What is not known is absent; it is never 0.\n")
 	for _, section := range []struct{ title, prefix string }{
 		{"Guests", "testbed_guest_"}, {"Hosts", "testbed_host_"}, {"The system about itself", "fanin_"},

@@ -69,7 +69,7 @@ func discover(ctx context.Context, log *slog.Logger, o *options, project, host s
 	if err := o.checkSampling(); err != nil {
 		return err
 	}
-	sources := o.open(log)
+	sources := o.open(nil, log)
 	defer closeAll(sources)
 	var all []guest.Description
 	var asked, failed int

@@ -62,7 +62,8 @@ func runPusher(ctx context.Context, log *slog.Logger, o *options) error {
 	}
 	registry := daemon.NewRegistry("pusher")
 
-	sources := o.open(log)
+	list := o.list(client, log)
+	sources := o.open(list, log)
 	defer closeAll(sources)
 	queue, err := o.openSpool(log)
 	if err != nil {
@@ -74,6 +75,9 @@ func runPusher(ctx context.Context, log *slog.Logger, o *options) error {
 	delivery := &push.Pusher{URL: o.url, Client: client, Spool: queue, Split: split, Node: o.node, Interval: o.interval, Log: log, Metrics: registry}
 
 	if err := register(registry, sources, queue); err != nil {
+		return err
+	}
+	if err := list.Register(registry); err != nil {
 		return err
 	}
 	if server.Handler, err = routes(registry, delivery); err != nil {
@@ -89,6 +93,9 @@ func runPusher(ctx context.Context, log *slog.Logger, o *options) error {
 		}},
 		{Name: "push", Run: delivery.Run},
 		{Name: "web", Run: server.Run},
+	}
+	if list != nil {
+		tasks = append(tasks, daemon.Task{Name: list.Name(), Run: survive(list, followAgain, log)})
 	}
 	for _, source := range sources {
 		if f, ok := source.(follower); ok {

@@ -19,7 +19,7 @@ func printOnce(ctx context.Context, log *slog.Logger, o *options, to io.Writer) 
 	if err := o.checkSampling(); err != nil {
 		return err
 	}
-	sources := o.open(log)
+	sources := o.open(nil, log)
 	defer closeAll(sources)
 	points, failed := (&sampler.Sampler{Sources: sources, Interval: o.interval, Log: slog.New(slog.DiscardHandler)}).Once(ctx)
 	if err := writePage(to, points); err != nil {

@@ -19,6 +19,7 @@ import (
 	"fanin/internal/sampler"
 	"fanin/internal/source/android"
 	"fanin/internal/source/docker"
+	"fanin/internal/source/exporter"
 	"fanin/internal/source/host"
 	"fanin/internal/source/libvirt"
 )
@@ -36,6 +37,7 @@ type sourceFlags struct {
 	androidHome   string
 	androidUsers  []string
 	androidADB    bool
+	exporter      exporterFlags
 }
 
 func (f *sourceFlags) add(app *kingpin.Application) {
@@ -50,6 +52,7 @@ func (f *sourceFlags) add(app *kingpin.Application) {
 	app.Flag("android.avd-home", "The folder that holds the AVDs; by default what each emulator's environment says.").PlaceHolder("DIR").StringVar(&f.androidHome)
 	app.Flag("android.user", "User whose emulators are believed, beside root, the pusher's own and those in a network namespace called AVD-nmspc; may be given several times.").PlaceHolder("NAME").StringsVar(&f.androidUsers)
 	app.Flag("android.adb", "Ask the guests for their memory, through the adb server (127.0.0.1:5037) of each emulator's network namespace, every 10s. Takes CAP_SYS_ADMIN where that is not the pusher's own.").BoolVar(&f.androidADB)
+	f.exporter.add(app)
 }
 
 // check finds what would only be noticed by a source that stays silent.
@@ -74,7 +77,7 @@ func (f *sourceFlags) check() error {
 	if path, ok := strings.CutPrefix(f.dockerHost, "unix://"); f.docker && (!ok || !filepath.IsAbs(path)) {
 		return fmt.Errorf("--docker.host %q: must be unix:///PATH, as only containers of this machine can be sampled", f.dockerHost)
 	}
-	return nil
+	return f.exporter.check()
 }
 
 // androidUIDs are the numbers of the users that are named, or given as numbers.
@@ -96,13 +99,20 @@ func (f *sourceFlags) androidUIDs() ([]uint32, error) {
 
 // kinds is the table of what can be sampled: a new kind of guest is a new
 // line.
-func (f *sourceFlags) kinds(interval time.Duration, log *slog.Logger) []kind {
+func (f *sourceFlags) kinds(interval time.Duration, list *exporter.List, log *slog.Logger) []kind {
 	users, _ := f.androidUIDs() // has been checked
+	containers := &docker.Source{Host: f.dockerHost, ProcRoot: f.procfs, SysRoot: f.sysfs, Interval: interval, Log: log}
+	pages := &exporter.Source{
+		Targets:  []func() []exporter.Target{labelled(containers), listed(list, containers)},
+		Interval: interval, ProcRoot: f.procfs, Log: log,
+	}
+	f.exporter.apply(pages)
 	return []kind{
 		{true, &host.Source{ProcRoot: f.procfs, SysRoot: f.sysfs}},
-		{f.docker, &docker.Source{Host: f.dockerHost, ProcRoot: f.procfs, SysRoot: f.sysfs, Interval: interval, Log: log}},
+		{f.docker, containers},
 		{f.libvirt, &libvirt.Source{URI: f.libvirtURI, ProcRoot: f.procfs, Interval: interval, MemoryStatsPeriod: f.libvirtPeriod, Log: log}},
 		{f.android, &android.Source{ProcRoot: f.procfs, AVDHome: f.androidHome, Users: users, ADB: f.androidADB, Log: log}},
+		{f.exporter.on, pages},
 	}
 }
 
@@ -111,10 +121,11 @@ type kind struct {
 	source sampler.Source
 }
 
-// open returns the sources that are wanted. Nothing is started.
-func (o *options) open(log *slog.Logger) []sampler.Source {
+// open returns the sources that are wanted. Nothing is started. list may be
+// nil.
+func (o *options) open(list *exporter.List, log *slog.Logger) []sampler.Source {
 	var sources []sampler.Source
-	for _, k := range o.sourceFlags.kinds(o.interval, log) {
+	for _, k := range o.sourceFlags.kinds(o.interval, list, log) {
 		if k.wanted {
 			sources = append(sources, k.source)
 		}

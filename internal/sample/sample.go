@@ -31,7 +31,8 @@ var typeNames = [...]string{"unknown", "counter", "gauge", "histogram", "summary
 func (t Type) String() string { return typeNames[t] }
 
 // Family is a set of series that share a name, a type, a unit and a meaning.
-// On a node it is a package variable of its source, never built at run time.
+// On a node it is a package variable of its source; only those of pages inside
+// guests are built at run time, one for each name.
 type Family struct {
 	Name string // as on the page, unit and _total included
 	Type Type

@@ -38,10 +38,12 @@ type Page struct {
 	Path string // "" when it does not say
 
 	// Addresses are those in its own networks, IPv4 first. There may be none:
-	// a container without a network, or whose interfaces others have given
-	// it. Then Namespace opens its network namespace.
+	// a container without a network, or whose interfaces others have given it.
 	Addresses []netip.Addr
-	Namespace func() (*os.File, error) // nil with Addresses, and when its network is the host's
+
+	// Namespace opens its network namespace, nil when that is the host's. Not
+	// every address can be reached from the host (macvlan, rootless engines).
+	Namespace func() (*os.File, error)
 }
 
 // page is a Page that an entry holds, comparable as all of an entry is.
@@ -63,7 +65,7 @@ func clip(s string) string { return strings.Clone(s[:min(len(s), maxPageText)]) 
 type pages struct {
 	version uint64
 	listed  []Page
-	inside  map[string]func() (*os.File, error) // by name, of all that run and can be reached in no other way
+	inside  map[string]Page // by name, of all that run and can be reached in no other way
 }
 
 // Pages lists the containers that run and say that they serve metrics, sorted
@@ -76,14 +78,15 @@ func (s *Source) Pages() []Page {
 	return s.roster.reachable(s.openNamespace).listed
 }
 
-// Namespace returns what opens the network namespace of the running container
-// called name, nil unless that is the only way to reach it. It may be called
-// from any goroutine, and asks nobody.
-func (s *Source) Namespace(name string) func() (*os.File, error) {
+// Inside returns the running container called name, whether or not it says
+// that it serves metrics, when its engine knows no address of it. It may be
+// called from any goroutine, and asks nobody.
+func (s *Source) Inside(name string) (p Page, ok bool) {
 	s.setup()
 	s.roster.mu.Lock()
 	defer s.roster.mu.Unlock()
-	return s.roster.reachable(s.openNamespace).inside[name]
+	p, ok = s.roster.reachable(s.openNamespace).inside[name]
+	return p, ok
 }
 
 // reachable makes what is known of where containers can be scraped. The lock
@@ -92,7 +95,7 @@ func (r *roster) reachable(open func(id string) (*os.File, error)) *pages {
 	if r.pages.version == r.version {
 		return &r.pages
 	}
-	p := pages{version: r.version, inside: map[string]func() (*os.File, error){}}
+	p := pages{version: r.version, inside: map[string]Page{}}
 	created := map[string]int64{}
 	for _, e := range r.entries {
 		// Until it was listed as running, its addresses may be those of the
@@ -106,9 +109,11 @@ func (r *roster) reachable(open func(id string) (*os.File, error)) *pages {
 				known.Addresses = append(known.Addresses, a)
 			}
 		}
-		if len(known.Addresses) == 0 && e.network == networkOwn {
+		if e.network == networkOwn {
 			known.Namespace = func() (*os.File, error) { return open(e.id) }
-			p.inside[e.name] = known.Namespace
+			if len(known.Addresses) == 0 {
+				p.inside[e.name] = known
+			}
 		}
 		if e.page.wanted {
 			p.listed = append(p.listed, known)

@@ -43,7 +43,7 @@ func TestPagesOfContainers(t *testing.T) {
 	at := func(name string) func(docker.Page) error {
 		want := engine.Address(t, name, "lab")
 		return func(p docker.Page) error {
-			if len(p.Addresses) != 1 || p.Addresses[0].String() != want || p.Port != "8000" || p.Path != "/m" || p.Namespace != nil {
+			if len(p.Addresses) != 1 || p.Addresses[0].String() != want || p.Port != "8000" || p.Path != "/m" || p.Namespace == nil {
 				return fmt.Errorf("got %+v, want the address %s, 8000 and /m", p, want)
 			}
 			return nil
@@ -121,8 +121,10 @@ func TestPagesOfContainers(t *testing.T) {
 		if got != want || !strings.HasPrefix(got, "net:[") {
 			t.Errorf("its namespace: got %s, want %s", got, want)
 		}
-		if s.Namespace("alone") == nil || s.Namespace("web") != nil || s.Namespace("nobody") != nil {
-			t.Error("Namespace is told of others than those that can be reached in no other way")
+		for name, want := range map[string]bool{"alone": true, "web": false, "nobody": false} {
+			if in, ok := s.Inside(name); ok != want || ok && (in.ID != p.ID || in.Namespace == nil) {
+				t.Errorf("%s: got %+v, %v, want %v", name, in, ok, want)
+			}
 		}
 		engine.Do(t, "alone", "kill")
 		rig.Eventually(t, patience, func() error {
