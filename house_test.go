@@ -37,6 +37,7 @@ var rooms = map[string][]string{
 	"window":          {"sample"},
 	"ingest":          {"sample", "wire", "deployment", "admission", "presence", "window"},
 	"exposition":      {"sample", "window"},
+	"targets":         {"deployment", "admission"},
 	"dashboard":       {"sample", "deployment", "presence", "window"},
 	"daemon":          {},
 }
@@ -67,7 +68,7 @@ var keys = map[string][]string{
 var never = map[string][]string{
 	"fanin/cmd/pusher": {
 		"fanin/internal/deployment", "fanin/internal/admission", "fanin/internal/presence", "fanin/internal/window",
-		"fanin/internal/exposition", "fanin/internal/ingest", "fanin/internal/dashboard", "fanin/internal/history", "fanin/internal/forward",
+		"fanin/internal/exposition", "fanin/internal/ingest", "fanin/internal/targets", "fanin/internal/dashboard", "fanin/internal/history", "fanin/internal/forward",
 		"github.com/prometheus/prometheus/storage", "github.com/prometheus/prometheus/tsdb", "github.com/prometheus/prometheus/promql",
 	},
 	"fanin/cmd/gateway": {

@@ -13,6 +13,7 @@ import (
 	"fanin/internal/admission"
 	"fanin/internal/daemon"
 	"fanin/internal/deployment"
+	"fanin/internal/targets"
 )
 
 func checkStates(files []string) error {
@@ -50,6 +51,15 @@ func checkNodesFile(file string) error {
 		return err
 	}
 	fmt.Println(file + ": ok")
+	return nil
+}
+
+func checkRulesFile(file string) error {
+	n, err := targets.CheckRules(file)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s: ok, %d rules\n", file, n)
 	return nil
 }
 

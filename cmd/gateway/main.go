@@ -25,6 +25,8 @@ func main() {
 	settings := checkFolder.Arg("folder", "The folder given to --testbedos.settings.").Required().String()
 	checkNodes := check.Command("nodes", "Check a file of nodes' tokens.")
 	nodesFile := checkNodes.Arg("file", "The file given to --push.nodes-file.").Required().String()
+	checkRules := check.Command("exporter-rules", "Check a file of exporter rules.")
+	rulesFile := checkRules.Arg("file", "The file given to --exporter.rules.").Required().String()
 	checkWeb := check.Command("web-config", "Check a web configuration file.")
 	webFile := checkWeb.Arg("file", "The file given to --web.config.file.").Required().String()
 
@@ -44,6 +46,8 @@ func main() {
 		err = checkSettings(*settings)
 	case checkNodes.FullCommand():
 		err = checkNodesFile(*nodesFile)
+	case checkRules.FullCommand():
+		err = checkRulesFile(*rulesFile)
 	case checkWeb.FullCommand():
 		err = checkWebConfig(*webFile)
 	case token.FullCommand():

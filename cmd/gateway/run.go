@@ -20,6 +20,7 @@ import (
 	"fanin/internal/ingest"
 	"fanin/internal/presence"
 	"fanin/internal/sample"
+	"fanin/internal/targets"
 	"fanin/internal/window"
 	"fanin/internal/wire"
 )
@@ -42,6 +43,8 @@ type options struct {
 	maxAge     time.Duration
 	maxPoints  int
 	readers    []string
+
+	exporterRules string
 
 	grafana string
 }
@@ -84,6 +87,8 @@ func flags(app *kingpin.Application) *options {
 		Default("500000").IntVar(&o.maxPoints)
 	app.Flag("scrape.reader", "Name of a scraper of /metrics/testbed (its ?scraper=) that must have every sample; may be given several times. It is waited for from the gateway's start on. Without any, whoever comes in the first 5 minutes is.").
 		PlaceHolder("NAME").StringsVar(&o.readers)
+	app.Flag("exporter.rules", "File that says which guests serve a page of metrics; each host's pusher scrapes those of its own guests.").
+		PlaceHolder("FILE").StringVar(&o.exporterRules)
 	app.Flag("grafana.url", "Base address of Grafana as the reader's browser sees it (/grafana behind the shipped Nginx); graphs are embedded when it is set.").
 		PlaceHolder("URL").StringVar(&o.grafana)
 	return o
@@ -103,6 +108,12 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	nodes, err := admission.NewNodes(o.nodesFile, log)
 	if err != nil {
 		return fmt.Errorf("--push.nodes-file: %w", err)
+	}
+	var rules *targets.Rules
+	if o.exporterRules != "" {
+		if rules, err = targets.NewRules(o.exporterRules, log); err != nil {
+			return fmt.Errorf("--exporter.rules: %w", err)
+		}
 	}
 	for _, name := range o.readers {
 		if !exposition.ValidReader(name) {
@@ -149,6 +160,10 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "fanin_window_series", Help: "Series in the window.",
 	}, func() float64 { return float64(store.Len()) }))
+	inside := &targets.Handler{Nodes: nodes, Roster: watcher.Roster, Rules: rules, Ready: watcher.Settled}
+	if err := registry.Register(inside); err != nil {
+		return err
+	}
 	report := func() *presence.Report { return book.Report(watcher.Roster(), time.Now()) }
 	pages := &exposition.Pages{
 		Window: store, MaxPoints: o.maxPoints, MaxAge: o.maxAge, Log: log,
@@ -168,9 +183,12 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	if err != nil {
 		return err
 	}
-	if server.Handler, err = routes(registry, watcher.Settled, endpoint, pages, board); err != nil {
+	mux, err := routes(registry, watcher.Settled, endpoint, pages, board)
+	if err != nil {
 		return err
 	}
+	mux.Handle("GET /api/v1/targets", inside)
+	server.Handler = mux
 	watcher.Load()
 	if nodes.Open() {
 		log.Warn("no --push.nodes-file: every process on this machine may push under any host name; pushes from elsewhere are refused")
