@@ -266,6 +266,8 @@ type Domain struct {
 	Name      string            // "" for a name of its own
 	Init      string            // what the guest does, a shell script, see [Initramfs]
 	Files     map[string]string // see [Initramfs]
+	Program   string            // a static program on this host: the guest's only one, in place of Init and Files
+	Cmdline   string            // more of the kernel's command line; NAME=value that it does not know is Program's environment
 	Modules   []string          // nil for [VirtioModules]
 	MemoryMiB int
 	VCPUs     int
@@ -306,16 +308,22 @@ func (l *Libvirt) Define(d Domain) *Guest {
 	if d.Balloon == "" {
 		d.Balloon = "<memballoon model='virtio'><stats period='1'/></memballoon>"
 	}
+	var initrd []byte
+	if d.Program != "" {
+		initrd = unikernel(l.t, d.Program, d.Modules...)
+	} else {
+		initrd = initramfs(l.t, d.Files, d.Init, d.Modules...)
+	}
 	xml := fmt.Sprintf(`<domain type='qemu'>
 <name>%s</name><memory unit='MiB'>%d</memory><vcpu>%d</vcpu>
 <os><type arch='x86_64' machine='pc'>hvm</type><kernel>%s</kernel><initrd>%s</initrd>
-<cmdline>console=ttyS0 panic=-1 no_timer_check quiet</cmdline></os>
+<cmdline>console=ttyS0 panic=-1 no_timer_check quiet %s</cmdline></os>
 <features><acpi/></features><on_reboot>destroy</on_reboot><on_crash>preserve</on_crash>
 <devices>
 <serial type='file'><source path='%s'/><target port='0'/></serial>
 %s%s
 </devices></domain>`, g.Name, d.MemoryMiB, max(1, d.VCPUs), l.kernel,
-		l.file(filepath.Base(g.Console)+".initramfs", string(initramfs(l.t, d.Files, d.Init, d.Modules...))), g.Console, d.Balloon, d.Devices)
+		l.file(filepath.Base(g.Console)+".initramfs", string(initrd)), d.Cmdline, g.Console, d.Balloon, d.Devices)
 	file := l.file(filepath.Base(g.Console)+".xml", xml)
 	if d.Transient {
 		l.Virsh("create", file)

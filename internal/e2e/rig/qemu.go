@@ -101,6 +101,30 @@ func initramfs(t testing.TB, files map[string]string, init string, modules ...st
 	return out.Bytes()
 }
 
+// unikernel is an initramfs of one static program and the modules that it
+// loads, numbered in their order.
+func unikernel(t testing.TB, program string, modules ...string) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	zip, _ := gzip.NewWriterLevel(&out, gzip.BestSpeed)
+	a := &archive{w: zip, seen: map[string]bool{}}
+	a.dir("/dev")
+	a.dir("/proc")
+	a.add("/dev/console", syscall.S_IFCHR|0o600, 5, 1, nil)
+	a.host(t, "/init", program)
+	for i, m := range modules {
+		a.host(t, fmt.Sprintf("/modules/%02d-%s", i, m), moduleFile(t, m))
+	}
+	a.add("TRAILER!!!", 0, 0, 0, nil)
+	if a.err == nil {
+		a.err = zip.Close()
+	}
+	if a.err != nil {
+		t.Fatalf("initramfs: %v", a.err)
+	}
+	return out.Bytes()
+}
+
 // archive writes the "newc" cpio format of the kernel's
 // Documentation/driver-api/early-userspace/buffer-format.rst.
 type archive struct {

@@ -72,7 +72,7 @@ func near(got, want, part float64) bool { return math.Abs(got-want) <= part*math
 func TestDomains(t *testing.T) {
 	t.Parallel()
 	l := rig.Libvirtd(t)
-	bridge, host, inside := ownBridge(t)
+	bridge, host, inside := rig.Bridge(t)
 	disk := filepath.Join(l.Dir, "disk.raw")
 	if err := os.WriteFile(disk, make([]byte, 8<<20), 0o644); err != nil {
 		t.Fatal(err)
@@ -420,24 +420,6 @@ func testDisk(t *testing.T, tape *tape, g *rig.Guest) {
 			t.Errorf("%s is %v, want more than 0", name, got)
 		}
 	}
-}
-
-// ownBridge makes a bridge with an address of the range for benchmarks
-// (RFC 2544), and another for a guest.
-func ownBridge(t *testing.T) (name, host, guest string) {
-	t.Helper()
-	name = fmt.Sprintf("fan%d", os.Getpid())
-	third := os.Getpid() % 250
-	host, guest = fmt.Sprintf("198.18.%d.1", third), fmt.Sprintf("198.18.%d.2", third)
-	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", name).Run() })
-	for _, args := range [][]string{
-		{"link", "add", name, "type", "bridge"}, {"addr", "add", host + "/24", "dev", name}, {"link", "set", name, "up"},
-	} {
-		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
-			t.Fatalf("ip %v: %v: %s", args, err, out)
-		}
-	}
-	return name, host, guest
 }
 
 // The host sends 4 MiB into the guest, and the guest then its 1 to 2 MiB
