@@ -8,6 +8,7 @@
 //	cache FILE BYTES  writes a file and reads it, so that its pages stay cached
 //	serve ADDR N      answers each connection on ADDR with N bytes, reads what comes until its end
 //	fetch ADDR N      once sends N bytes to ADDR, reads the answer to its end, then idles
+//	metrics ADDR RATE MORE  serves metrics over HTTP: counters that grow by RATE a second, and MORE series
 //	exit CODE         ends at once
 //	wait SECONDS ...  does what follows after that time
 //	child ...         starts itself as a child that does what follows, and goes on without it
@@ -74,6 +75,8 @@ func run(args []string) error {
 		return serve(args[1], number(2, 0))
 	case "fetch":
 		return fetch(args[1], number(2, 0))
+	case "metrics":
+		return metrics(args[1], number(2, 1), number(3, 0))
 	case "exit":
 		os.Exit(number(1, 0))
 		return nil
