@@ -28,33 +28,25 @@ type committer struct {
 	batch   []sample.Point
 	encoder wire.Encoder
 	body    []byte
-	lost    *prometheus.CounterVec
+	lost    prometheus.Counter
 	failing bool
 }
 
 func newCommitter(queue *spool.Spool, log *slog.Logger, registry prometheus.Registerer) *committer {
-	c := &committer{queue: queue, log: log, lost: promauto.With(registry).NewCounterVec(prometheus.CounterOpts{
+	return &committer{queue: queue, log: log, lost: promauto.With(registry).NewCounter(prometheus.CounterOpts{
 		Name: "fanin_samples_lost_total",
-		Help: "Samples that could not be committed, by reason.",
-	}, []string{"reason"})}
-	for _, reason := range []string{"encode", "spool"} {
-		c.lost.WithLabelValues(reason)
-	}
-	return c
+		Help: "Samples that the spool did not take.",
+	})}
 }
 
 func (c *committer) points(points []sample.Point) {
 	c.batch = c.vitals.append(append(c.batch[:0], points...), c.queue.Ledger(), time.Now())
 	defer clear(c.batch) // series of guests that are gone
 	for chunk := range slices.Chunk(c.batch, mostPoints) {
-		reason := "encode"
-		var err error
-		if c.body, err = c.encoder.Append(c.body[:0], chunk); err == nil {
-			reason = "spool"
-			_, err = c.queue.Append(c.body, len(chunk))
-		}
+		c.body = c.encoder.Append(c.body[:0], chunk)
+		_, err := c.queue.Append(c.body, len(chunk))
 		if err != nil {
-			c.lost.WithLabelValues(reason).Add(float64(len(chunk)))
+			c.lost.Add(float64(len(chunk)))
 		}
 		if failing := err != nil; failing != c.failing {
 			c.failing = failing
@@ -71,6 +63,20 @@ func (c *committer) points(points []sample.Point) {
 func split(body []byte) (first, second push.Part, err error) {
 	one, other, err := wire.Split(body)
 	return push.Part(one), push.Part(other), err
+}
+
+// message says how a record's body is sent: as it is, or, to a receiver that
+// takes nothing newer, as version 1.
+func message(body []byte, old bool) (push.Message, error) {
+	version := wire.VersionOf(body)
+	if old && version != wire.V1 {
+		var err error
+		if body, err = wire.Downgrade(body); err != nil {
+			return push.Message{}, err
+		}
+		version = wire.V1
+	}
+	return push.Message{Body: body, ContentType: version.ContentType(), Version: version.String(), Old: version == wire.V1}, nil
 }
 
 // routes is the pusher's map of addresses.

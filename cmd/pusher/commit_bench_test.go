@@ -98,7 +98,7 @@ func (w *way) points(points []sample.Point) {
 	}
 	c := w.commit
 	c.batch = c.vitals.append(append(c.batch[:0], points...), c.queue.Ledger(), time.Now())
-	c.body, _ = c.encoder.Append(c.body[:0], c.batch)
+	c.body = c.encoder.Append(c.body[:0], c.batch)
 }
 
 // run ticks n times.

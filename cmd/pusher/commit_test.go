@@ -39,7 +39,7 @@ func TestLargeTick(t *testing.T) {
 			t.Fatal(err)
 		}
 		number = r.Number
-		request, err := new(wire.Decoder).Decode(r.Body) // with the gateway's default limits
+		request, err := new(wire.Decoder).Decode(r.Body, &wire.Memory{Version: wire.V2}) // with the gateway's default limits
 		if err != nil {
 			t.Fatalf("record %d: %v", number, err)
 		}

@@ -72,7 +72,7 @@ func runPusher(ctx context.Context, log *slog.Logger, o *options) error {
 	defer func() { _ = queue.Close() }() // which logs what stays
 	commit := newCommitter(queue, log, registry)
 	clock := &sampler.Sampler{Sources: sources, Interval: o.interval, Output: commit.points, Log: log, Metrics: registry}
-	delivery := &push.Pusher{URL: o.url, Client: client, Spool: queue, Split: split, Node: o.node, Interval: o.interval, Log: log, Metrics: registry}
+	delivery := &push.Pusher{URL: o.url, Client: client, Spool: queue, Message: message, Split: split, Node: o.node, Interval: o.interval, Log: log, Metrics: registry}
 
 	if err := register(registry, sources, queue); err != nil {
 		return err

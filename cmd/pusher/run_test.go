@@ -51,16 +51,19 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	var d wire.Decoder
 	var got *wire.Request
 	if err == nil {
-		got, err = d.Decode(body)
+		version, _ := wire.ParseProto(strings.TrimPrefix(request.Header.Get("Content-Type"), wire.MediaType+";proto="))
+		got, err = d.Decode(body, &wire.Memory{Version: version})
 	}
 	if err != nil {
 		r.problem = err
 		return
 	}
 	r.header = request.Header
+	w.Header().Set("X-Prometheus-Remote-Write-Samples-Written", strconv.Itoa(got.Samples))
 	got.EachSeries(func(s *wire.Series) {
 		var name strings.Builder
-		for _, l := range s.Labels {
+		labels, _ := s.Labels()
+		for _, l := range labels {
 			fmt.Fprintf(&name, "%s=%s ", l.Name, l.Value)
 		}
 		for _, p := range s.Points {

@@ -15,25 +15,37 @@ import (
 	"fanin/internal/wire"
 )
 
-// Verdict is what became of a claim. Either Reason says why it was refused,
-// or State is set, or Series is.
+// Verdict is what became of a claim: one of Series, State and Refusal is set.
 type Verdict struct {
+	Series  *sample.Series // admitted
+	State   *State
+	Refusal *Refusal
+
+	// Owner is who an admitted claim shows to be there; for one refused as
+	// WrongHost it is the guest where it belongs, and nil for all others: for
+	// refused ones, and for what says nothing of a guest's being there, such as
+	// that its page of metrics can not be scraped.
+	Owner *sample.Owner
+}
+
+// Refusal says why a claim is refused.
+type Refusal struct {
 	Reason Reason
-	Series *sample.Series
-	State  *State
 
-	// Owner is who an admitted claim is about; for one refused as WrongHost
-	// it is the guest where it belongs.
-	Owner sample.Owner
-
-	// Mute: an admitted claim about a guest that says nothing of its being
-	// there, such as that its page of metrics can not be scraped.
-	Mute bool
-
-	// Stranger is the runtime name in a refused claim about a guest's being
-	// up, "" otherwise: valid UTF-8, and no more than that.
+	// Stranger is the runtime name in a claim about a guest's being up, ""
+	// otherwise: valid UTF-8, and no more than that.
 	Stranger string
 }
+
+// Reason is why the claim was refused, "" when it was not.
+func (v *Verdict) Reason() Reason {
+	if v.Refusal == nil {
+		return ""
+	}
+	return v.Refusal.Reason
+}
+
+func refused(reason Reason) Verdict { return Verdict{Refusal: &Refusal{Reason: reason}} }
 
 // State is the claim that a guest is up or is not (testbed_guest_up). It is
 // no series: what the gateway says of a guest is its own conclusion.
@@ -68,15 +80,18 @@ type node struct {
 	mu       sync.Mutex // held by a Session
 	host     string
 	roster   *deployment.Roster // the verdicts below hold for
-	verdicts map[string]*remembered
-	series   map[string]*sample.Series // by text
+	spoken   [2]spoken          // by wire.Version
+	owners   map[*deployment.Guest]*sample.Owner
 	metadata map[string]sample.Family
+	series   int // admitted
 	swept    time.Time
 }
 
-type remembered struct {
-	verdict Verdict
-	used    time.Time
+// spoken is what a sender has said in one version of the protocol.
+type spoken struct {
+	memory   wire.Memory
+	epoch    int       // of the memory, which the verdicts are of
+	verdicts []Verdict // by ID in the memory; a zero one is not known
 }
 
 // Session admits the claims of one body. It is used by one goroutine, and End
@@ -97,14 +112,14 @@ func (g *Gate) Begin(host string, now time.Time) *Session {
 	}
 	n := g.nodes[host]
 	if n == nil {
-		n = &node{host: host, swept: now, series: map[string]*sample.Series{}, verdicts: map[string]*remembered{}, metadata: map[string]sample.Family{}}
+		n = &node{host: host, swept: now, metadata: map[string]sample.Family{}}
 		g.nodes[host] = n
 	}
 	g.mu.Unlock()
 	n.mu.Lock()
 	s := &Session{gate: g, node: n, now: now}
 	if roster := g.Roster(); roster != n.roster {
-		n.roster = roster
+		n.roster, n.owners = roster, map[*deployment.Guest]*sample.Owner{}
 		s.forgetVerdicts()
 	}
 	return s
@@ -120,8 +135,16 @@ func (s *Session) End() {
 	n.mu.Unlock()
 }
 
+// Memory is that of the sender's bodies in one version of the protocol. The
+// body whose claims this session admits must be decoded with it.
+func (s *Session) Memory(v wire.Version) *wire.Memory {
+	m := &s.node.spoken[v].memory
+	m.Version, m.Max, m.Now = v, 2*s.gate.nodeSeries(), uint32(s.now.Unix())
+	return m
+}
+
 // Series is how many series of this sender stand admitted.
-func (s *Session) Series() int { return len(s.node.series) }
+func (s *Session) Series() int { return s.node.series }
 
 // Forget drops what is remembered of senders that have not been heard of
 // for a while, the number of their series included.
@@ -133,7 +156,7 @@ func (g *Gate) Forget(now time.Time) {
 			continue
 		}
 		(&Session{gate: g, node: n, now: now}).sweep()
-		if len(n.verdicts) == 0 {
+		if n.spoken[wire.V1].memory.Len()+n.spoken[wire.V2].memory.Len() == 0 {
 			delete(g.nodes, host)
 		}
 		n.mu.Unlock()
@@ -170,40 +193,72 @@ func (s *Session) Learn(m wire.Metadata) {
 }
 
 func (s *Session) forgetVerdicts() {
-	s.gate.admitted.Add(-int64(len(s.node.series)))
-	clear(s.node.verdicts)
-	clear(s.node.series)
+	for v := range s.node.spoken {
+		clear(s.node.spoken[v].verdicts)
+	}
+	s.admitted(-s.node.series)
 }
 
-// sweep forgets what was not asked for lately.
+// admitted counts series that are admitted from now on, or not any more.
+func (s *Session) admitted(n int) {
+	s.node.series += n
+	s.gate.admitted.Add(int64(n))
+}
+
+// sweep forgets what was not said lately.
 func (s *Session) sweep() {
-	n := s.node
-	kept := make(map[string]*sample.Series, len(n.series))
-	for key, r := range n.verdicts {
-		if s.now.Sub(r.used) > forgetAfter {
-			delete(n.verdicts, key)
-		} else if r.verdict.Series != nil {
-			kept[r.verdict.Series.Text()] = r.verdict.Series
+	since := uint32(s.now.Add(-forgetAfter).Unix())
+	for v := range s.node.spoken {
+		of := &s.node.spoken[v]
+		of.memory.Forget(since, func(id int) {
+			if id < len(of.verdicts) {
+				if of.verdicts[id].Series != nil {
+					s.admitted(-1)
+				}
+				of.verdicts[id] = Verdict{}
+			}
+		})
+	}
+}
+
+// Admit judges one claim of a body of this version. The same claim gets the
+// same *Series for as long as the roster stands and the claim is repeated
+// within two minutes. The verdict is lent until the next call.
+func (s *Session) Admit(claim *wire.Series, version wire.Version) *Verdict {
+	of := &s.node.spoken[version]
+	if of.epoch != of.memory.Epoch {
+		of.epoch = of.memory.Epoch
+		for i := range of.verdicts {
+			if of.verdicts[i].Series != nil {
+				s.admitted(-1)
+			}
+		}
+		clear(of.verdicts)
+	}
+	id := claim.ID
+	if id >= 0 && id < len(of.verdicts) {
+		if v := &of.verdicts[id]; v.Series != nil || v.Refusal != nil || v.State != nil {
+			return v
 		}
 	}
-	s.gate.admitted.Add(int64(len(kept) - len(n.series)))
-	n.series = kept
-}
-
-// Admit judges one claim. The same claim gets the same *Series for as long
-// as the roster stands and the claim is repeated within two minutes.
-func (s *Session) Admit(claim *wire.Series) Verdict {
-	n := s.node
-	if r := n.verdicts[string(claim.Key)]; r != nil {
-		r.used = s.now
-		return r.verdict
+	if m, ok := claim.Metadata(); ok {
+		s.Learn(m)
 	}
 	v := s.judge(claim)
-	if v.Reason == SeriesLimit || len(n.verdicts) >= 2*s.gate.nodeSeries() {
-		return v // nothing may grow by what is refused
+	if v.Series != nil && (id < 0 || s.node.series >= s.gate.nodeSeries() || s.gate.admitted.Load() >= s.gate.gatewaySeries()) {
+		v = refused(SeriesLimit)
 	}
-	n.verdicts[string(claim.Key)] = &remembered{verdict: v, used: s.now}
-	return v
+	if id < 0 || v.Reason() == SeriesLimit {
+		return &v // nothing may grow by what is refused
+	}
+	if v.Series != nil {
+		s.admitted(1)
+	}
+	for id >= len(of.verdicts) {
+		of.verdicts = append(of.verdicts, Verdict{})
+	}
+	of.verdicts[id] = v
+	return &of.verdicts[id]
 }
 
 func (g *Gate) nodeSeries() int {

@@ -50,7 +50,7 @@ func settings(t testing.TB) *deployment.Roster {
 
 // claims encodes series, given as label pairs, with one point each, and calls
 // fn with each as it comes out of the decoder.
-func claims(t testing.TB, fn func(*wire.Series), series ...[]string) {
+func claims(t testing.TB, m *wire.Memory, fn func(*wire.Series), series ...[]string) {
 	t.Helper()
 	var request prompb.WriteRequest
 	for i, labels := range series {
@@ -65,7 +65,7 @@ func claims(t testing.TB, fn func(*wire.Series), series ...[]string) {
 		t.Fatal(err)
 	}
 	var d wire.Decoder
-	r, err := d.Decode(snappy.Encode(nil, raw))
+	r, err := d.Decode(snappy.Encode(nil, raw), m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func admit(t testing.TB, g *Gate, host string, labels ...string) (v Verdict) {
 	t.Helper()
 	s := g.Begin(host, time.Now())
 	defer s.End()
-	claims(t, func(c *wire.Series) { v = s.Admit(c) }, labels)
+	claims(t, s.Memory(wire.V1), func(c *wire.Series) { v = *s.Admit(c, wire.V1) }, labels)
 	return v
 }
 
@@ -124,7 +124,7 @@ func TestVerdicts(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			for range 2 { // the second answer comes from memory
 				v := admit(t, g, c.host, c.labels...)
-				got := "reason: " + string(v.Reason)
+				got := "reason: " + string(v.Reason())
 				if v.Series != nil {
 					got = v.Series.Text()
 				}
@@ -140,16 +140,16 @@ func TestWordOnAGuestIsNoSeries(t *testing.T) {
 	roster := settings(t)
 	g := &Gate{Roster: func() *deployment.Roster { return roster }}
 	v := admit(t, g, "client-1", "__name__", "testbed_guest_up", "guest", "signal-web", "reason", "stopped")
-	if v.State == nil || v.State.Why != "stopped" || v.Owner != (sample.Owner{Host: "client-1", Project: "signal", Guest: "web", Kind: "docker"}) {
+	if v.State == nil || v.State.Why != "stopped" || *v.Owner != (sample.Owner{Host: "client-1", Project: "signal", Guest: "web", Kind: "docker"}) {
 		t.Fatalf("got %+v", v)
 	}
 	if v := admit(t, g, "client-1", "__name__", "testbed_guest_up", "guest", "signal-web", "reason", "<script>"); v.State == nil || v.State.Why != "" {
 		t.Fatalf("a hostile reason: got %+v", v.State)
 	}
-	if v := admit(t, g, "client-1", "__name__", "testbed_guest_up", "guest", "nobody"); v.Stranger != "nobody" || v.Reason != UnknownGuest {
+	if v := admit(t, g, "client-1", "__name__", "testbed_guest_up", "guest", "nobody"); v.Reason() != UnknownGuest || v.Refusal.Stranger != "nobody" {
 		t.Fatalf("a stranger: got %+v", v)
 	}
-	if v := admit(t, g, "main-host", "__name__", "testbed_guest_up", "guest", "signal-web"); v.Reason != WrongHost || v.Owner.Host != "client-1" || v.Owner.Guest != "web" {
+	if v := admit(t, g, "main-host", "__name__", "testbed_guest_up", "guest", "signal-web"); v.Reason() != WrongHost || v.Owner.Host != "client-1" || v.Owner.Guest != "web" {
 		t.Fatalf("the wrong host: got %+v", v)
 	}
 }
@@ -164,12 +164,12 @@ func TestSameClaimSameSeries(t *testing.T) {
 	}
 	// A claim of other bytes that means the same is the same series too.
 	alias := admit(t, g, "client-1", "__name__", "testbed_guest_cpu", "empty", "", "guest", "signal-web")
-	if alias.Series != first.Series {
-		t.Fatalf("got %v, want %v", alias.Series, first.Series)
+	if alias.Series.Text() != first.Series.Text() {
+		t.Fatalf("got %s, want %s", alias.Series.Text(), first.Series.Text())
 	}
 	// Verdicts hold for one roster.
 	roster = &deployment.Roster{}
-	if v := admit(t, g, "client-1", "__name__", "testbed_guest_cpu", "guest", "signal-web"); v.Reason != UnknownHost {
+	if v := admit(t, g, "client-1", "__name__", "testbed_guest_cpu", "guest", "signal-web"); v.Reason() != UnknownHost {
 		t.Fatalf("with an empty roster: got %+v", v)
 	}
 	if got := g.admitted.Load(); got != 0 {
@@ -210,8 +210,8 @@ func TestSeriesLimits(t *testing.T) {
 		for i := range 100 {
 			series = append(series, []string{"__name__", "a", "i", fmt.Sprint(i)})
 		}
-		claims(t, func(c *wire.Series) {
-			switch v := s.Admit(c); v.Reason {
+		claims(t, s.Memory(wire.V1), func(c *wire.Series) {
+			switch s.Admit(c, wire.V1).Reason() {
 			case "":
 				admitted++
 			case SeriesLimit:
@@ -244,7 +244,7 @@ func TestRefusedClaimsDoNotGrowMemory(t *testing.T) {
 	for i := range 1000 {
 		admit(t, g, "client-1", "__name__", "testbed_guest_cpu", "guest", fmt.Sprint("nobody-", i))
 	}
-	if got := len(g.nodes["client-1"].verdicts); got > 20 {
+	if got := len(g.nodes["client-1"].spoken[wire.V1].verdicts); got > 20 {
 		t.Fatalf("%d verdicts are remembered, want at most 20", got)
 	}
 }

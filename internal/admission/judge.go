@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"bytes"
 	"regexp"
 	"strings"
 	"unicode/utf8"
@@ -34,16 +35,17 @@ var gatewaysOwn = map[string]bool{
 }
 
 func (s *Session) judge(claim *wire.Series) Verdict {
-	if reason := flaw(claim); reason != "" {
-		return Verdict{Reason: reason}
+	said, overfull := claim.Labels()
+	if reason := flaw(said, overfull); reason != "" {
+		return refused(reason)
 	}
 	roster, host := s.node.roster, s.node.host
 	if !roster.HasHost(host) {
-		return Verdict{Reason: UnknownHost}
+		return refused(UnknownHost)
 	}
 	var name, guest, why string
-	labels := make([]sample.Label, 0, len(claim.Labels)+4)
-	for _, l := range claim.Labels {
+	labels := make([]sample.Label, 0, len(said)+4)
+	for _, l := range said {
 		switch string(l.Name) {
 		case nameLabel:
 			name = string(l.Value)
@@ -56,45 +58,53 @@ func (s *Session) judge(claim *wire.Series) Verdict {
 			labels = append(labels, sample.Label{Name: string(l.Name), Value: string(l.Value)})
 		}
 	}
-	owner := sample.Owner{Host: host}
+	var of *deployment.Guest
 	switch {
 	case gatewaysOwn[name]:
-		return Verdict{Reason: ReservedName}
+		return refused(ReservedName)
 	case guest == "" && strings.HasPrefix(name, guestPrefix):
-		return Verdict{Reason: NoGuest}
+		return refused(NoGuest)
 	case guest != "" && strings.HasPrefix(name, hostPrefix):
-		return Verdict{Reason: ReservedName}
+		return refused(ReservedName)
 	case guest != "":
 		g, reason := resolve(roster, guest, host)
 		if reason != "" {
-			v := Verdict{Reason: reason}
+			v := refused(reason)
 			if name == guestUp {
-				v.Stranger = guest
+				v.Refusal.Stranger = guest
 			}
 			if reason == WrongHost {
-				v.Owner = sample.Owner{Host: g.Host, Project: g.Project, Guest: g.Name, Kind: g.Kind}
+				v.Owner = s.owner(g)
 			}
 			return v
 		}
-		owner.Project, owner.Guest, owner.Kind = g.Project, g.Name, g.Kind
+		of = g
 	}
+	owner := s.owner(of)
 	if name == guestUp {
 		if !plainReason.MatchString(why) {
 			why = ""
 		}
 		return Verdict{State: &State{Why: why}, Owner: owner}
 	}
-	mute := strings.HasPrefix(name, pagePrefix)
-	series := sample.NewNamed(s.family(name), name, identified(name, labels, owner)...)
-	if known := s.node.series[series.Text()]; known != nil {
-		return Verdict{Series: known, Owner: owner, Mute: mute}
+	v := Verdict{Series: sample.NewNamed(s.family(name), name, identified(name, labels, *owner)...), Owner: owner}
+	if strings.HasPrefix(name, pagePrefix) {
+		v.Owner = nil
 	}
-	if len(s.node.series) >= s.gate.nodeSeries() || s.gate.admitted.Load() >= s.gate.gatewaySeries() {
-		return Verdict{Reason: SeriesLimit}
+	return v
+}
+
+// owner is a guest as it should be, its own host included; nil: this host.
+func (s *Session) owner(g *deployment.Guest) *sample.Owner {
+	known := s.node.owners[g]
+	if known == nil {
+		known = &sample.Owner{Host: s.node.host}
+		if g != nil {
+			known = &sample.Owner{Host: g.Host, Project: g.Project, Guest: g.Name, Kind: g.Kind}
+		}
+		s.node.owners[g] = known
 	}
-	s.node.series[series.Text()] = series
-	s.gate.admitted.Add(1)
-	return Verdict{Series: series, Owner: owner, Mute: mute}
+	return known
 }
 
 var plainReason = regexp.MustCompile(`^[a-z_]{1,32}$`)
@@ -159,14 +169,14 @@ func identified(name string, labels []sample.Label, owner sample.Owner) []sample
 }
 
 // flaw checks the form of a claim: what a page could not carry.
-func flaw(claim *wire.Series) Reason {
-	if claim.Overfull {
+func flaw(labels []wire.Label, overfull bool) Reason {
+	if overfull {
 		return TooManyLabels
 	}
 	named := false
-	for i, l := range claim.Labels {
+	for i, l := range labels {
 		if i > 0 {
-			switch strings.Compare(string(claim.Labels[i-1].Name), string(l.Name)) {
+			switch bytes.Compare(labels[i-1].Name, l.Name) {
 			case 0:
 				return RepeatedLabel
 			case 1:

@@ -172,7 +172,7 @@ func (j *spoolJournal) load(host string) (all history, records []record, damaged
 			j.t.Fatal(err)
 		}
 		last = r.Number
-		request, err := decoder.Decode(r.Body)
+		request, err := decoder.Decode(r.Body, &wire.Memory{Version: wire.VersionOf(r.Body)})
 		if err != nil {
 			j.t.Fatalf("record %d of %s: %v", r.Number, host, err)
 		}
@@ -203,7 +203,8 @@ func (j *spoolJournal) load(host string) (all history, records []record, damaged
 // textOf is the series a claim becomes when host has made it.
 func textOf(claim *wire.Series, host string) string {
 	name, labels := "", []sample.Label{{Name: sample.HostName, Value: host}}
-	for _, l := range claim.Labels {
+	said, _ := claim.Labels()
+	for _, l := range said {
 		if string(l.Name) == "__name__" {
 			name = string(l.Value)
 		} else {

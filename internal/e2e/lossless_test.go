@@ -50,15 +50,12 @@ func (j *journal) note(host string, points []sample.Point) {
 // send pushes points as host's and returns the status code.
 func send(url, host string, points []sample.Point) (int, error) {
 	var enc wire.Encoder
-	body, err := enc.Append(nil, points)
-	if err != nil {
-		return 0, err
-	}
+	body := enc.Append(nil, points)
 	r, err := http.NewRequest(http.MethodPost, url+"/api/v1/write", bytes.NewReader(body))
 	if err != nil {
 		return 0, err
 	}
-	r.Header.Set("Content-Type", wire.ContentType)
+	r.Header.Set("Content-Type", wire.V2.ContentType())
 	r.Header.Set("Content-Encoding", wire.ContentEncoding)
 	r.Header.Set(admission.NodeHeader, host)
 	r.Header.Set(ingest.IntervalHeader, "0.1")

@@ -262,18 +262,15 @@ func push(t testing.TB, base, token string, value float64) {
 func pushOnce(base, token string, value float64) (status int, answer []byte, err error) {
 	family := sample.NewGauge("testbed_host_cpu", "percent", "Share of all cores in use.")
 	point := sample.Point{Series: sample.New(family), T: time.Now().UnixMilli(), V: value}
-	body, err := new(wire.Encoder).Append(nil, []sample.Point{point})
-	if err != nil {
-		return 0, nil, err
-	}
+	body := new(wire.Encoder).Append(nil, []sample.Point{point})
 	req, err := http.NewRequest("POST", base+"/api/v1/write", bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
-	req.Header.Set("Content-Type", "application/x-protobuf")
+	req.Header.Set("Content-Type", wire.V2.ContentType())
 	req.Header.Set("Content-Encoding", "snappy")
-	req.Header.Set("X-Prometheus-Remote-Write-Version", "0.1.0")
+	req.Header.Set("X-Prometheus-Remote-Write-Version", wire.V2.String())
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0, nil, err

@@ -40,7 +40,7 @@ const (
 	// RefusedHeader, in the answer: how many samples were refused, as
 	// "reason=count, reason=count".
 	RefusedHeader = "X-Fanin-Refused"
-	writtenHeader = "X-Prometheus-Remote-Write-Samples-Written"
+	writtenHeader = "X-Prometheus-Remote-Write-"
 )
 
 const (
@@ -83,7 +83,10 @@ type work struct {
 	decoder wire.Decoder
 	points  []sample.Point
 	refused map[admission.Reason]int
-	heard   sample.Owner // the guest of the series before
+	heard   *sample.Owner // of the series before
+
+	version        wire.Version
+	oldest, newest int64 // that a point may be, milliseconds
 
 	sent, recent int64 // the sender's clock, and how far behind it the present reaches; milliseconds
 }
@@ -132,7 +135,7 @@ func (r *refusal) Error() string { return r.text }
 //	412  meant for another process of this gateway: nothing of the body was
 //	     taken, as what was handed over to that one may be lost
 //	413  over a limit; send it in parts
-//	415  not remote write 1.0
+//	415  neither remote write 1.0 nor 2.0
 //	429  too many pushes at once, or the window has no room and nothing of the
 //	     body was taken; again after Retry-After
 //	503  who belongs here is not known yet; again after Retry-After
@@ -164,7 +167,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) *refusal {
 	if r.Method != http.MethodPost {
 		return &refusal{code: http.StatusMethodNotAllowed, text: "remote write is a POST"}
 	}
-	if err := checkProtocol(r.Header); err != nil {
+	version, err := versionOf(r.Header)
+	if err != nil {
 		return &refusal{code: http.StatusUnsupportedMediaType, text: err.Error()}
 	}
 	host, err := h.Nodes.Authenticate(r)
@@ -201,34 +205,30 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) *refusal {
 	if err := h.read(w, r, job); err != nil {
 		return err
 	}
-	select {
-	case h.decoding <- struct{}{}:
-		defer func() { <-h.decoding }()
-	default:
-		return &refusal{code: http.StatusTooManyRequests, text: "too many pushes are being decoded; try again", after: time.Second}
-	}
-	request, err := job.decoder.Decode(job.body.Bytes())
-	switch {
-	case errors.Is(err, wire.ErrTooLarge):
-		return &refusal{code: http.StatusRequestEntityTooLarge, text: err.Error()}
-	case err != nil:
-		return &refusal{code: http.StatusBadRequest, text: err.Error()}
-	}
-	return h.take(w, r, host, job, request, parcel)
+	job.version = version
+	return h.take(w, r, host, job, parcel)
 }
 
-func checkProtocol(header http.Header) error {
-	media, params, err := mime.ParseMediaType(header.Get("Content-Type"))
-	if err != nil || media != wire.ContentType {
-		return fmt.Errorf("Content-Type is %q, want %s", header.Get("Content-Type"), wire.ContentType)
-	}
-	if proto := params["proto"]; proto != "" && proto != "prometheus.WriteRequest" {
-		return fmt.Errorf("messages of type %q are not taken, send prometheus.WriteRequest (remote write 1.0)", proto)
-	}
+// versionOf finds what a body is a message of.
+func versionOf(header http.Header) (v wire.Version, err error) {
 	if got := header.Get("Content-Encoding"); got != wire.ContentEncoding {
-		return fmt.Errorf("Content-Encoding is %q, want %s", got, wire.ContentEncoding)
+		return v, fmt.Errorf("Content-Encoding is %q, want %s", got, wire.ContentEncoding)
 	}
-	return nil
+	content := header.Get("Content-Type")
+	for _, v := range [...]wire.Version{wire.V1, wire.V2} {
+		if content == v.ContentType() {
+			return v, nil
+		}
+	}
+	media, params, err := mime.ParseMediaType(content)
+	if err != nil || media != wire.MediaType {
+		return v, fmt.Errorf("Content-Type is %q, want %s", content, wire.MediaType)
+	}
+	v, known := wire.ParseProto(params["proto"])
+	if !known {
+		return v, fmt.Errorf("messages of type %q are not taken, send %s or %s", params["proto"], wire.V1.ContentType(), wire.V2.ContentType())
+	}
+	return v, nil
 }
 
 func (h *Handler) read(w http.ResponseWriter, r *http.Request, job *work) *refusal {
@@ -254,16 +254,27 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request, job *work) *refus
 	return nil
 }
 
-// take admits a body's series and keeps their points. Of a sender outside the
-// cluster nothing is remembered, as without credentials it may call itself
-// anything.
-func (h *Handler) take(w http.ResponseWriter, r *http.Request, host string, job *work, request *wire.Request, from parcel) *refusal {
+// take decodes a body, admits its series and keeps their points. Of a sender
+// outside the cluster nothing is remembered, as without credentials it may call
+// itself anything.
+func (h *Handler) take(w http.ResponseWriter, r *http.Request, host string, job *work, from parcel) *refusal {
+	now := time.Now()
+	memory := &wire.Memory{Version: job.version}
+	var session *admission.Session
+	if h.Roster().HasHost(host) {
+		session = h.Gate.Begin(host, now)
+		defer session.End()
+		memory = session.Memory(job.version)
+	}
+	request, no := h.decode(job, memory)
+	if no != nil {
+		return no
+	}
 	clear(job.refused)
 	node, written := "unknown", 0
-	if h.Roster().HasHost(host) {
-		var err *refusal
-		if written, err = h.keep(r, host, job, request, from); err != nil {
-			return err // all of it comes again, and is counted then
+	if session != nil {
+		if written, no = h.keep(r, host, job, session, request, from, now); no != nil {
+			return no // all of it comes again, and is counted then
 		}
 		node = host
 	} else {
@@ -275,12 +286,29 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, host string, job 
 	return h.answer(w, job, written)
 }
 
+func (h *Handler) decode(job *work, memory *wire.Memory) (*wire.Request, *refusal) {
+	select {
+	case h.decoding <- struct{}{}:
+		defer func() { <-h.decoding }()
+	default:
+		return nil, &refusal{code: http.StatusTooManyRequests, text: "too many pushes are being decoded; try again", after: time.Second}
+	}
+	request, err := job.decoder.Decode(job.body.Bytes(), memory)
+	switch {
+	case errors.Is(err, wire.ErrTooLarge):
+		return nil, &refusal{code: http.StatusRequestEntityTooLarge, text: err.Error()}
+	case err != nil:
+		return nil, &refusal{code: http.StatusBadRequest, text: err.Error()}
+	}
+	return request, nil
+}
+
 // keep returns how many samples are in the window now, whether by this body
 // or by one before. When the window has no room for this sender, nothing of
 // the body is in it.
-func (h *Handler) keep(r *http.Request, host string, job *work, request *wire.Request, from parcel) (written int, no *refusal) {
-	now := time.Now()
-	job.points, job.heard = job.points[:0], sample.Owner{}
+func (h *Handler) keep(r *http.Request, host string, job *work, session *admission.Session, request *wire.Request, from parcel, now time.Time) (written int, no *refusal) {
+	job.points, job.heard = job.points[:0], nil
+	job.newest, job.oldest = now.Add(h.MaxFuture).UnixMilli(), now.Add(-h.MaxAge).UnixMilli()
 	interval := intervalOf(r)
 	h.Presence.HostHeard(host, now, interval)
 	sent := seconds(r.Header.Get(TimeHeader), 1<<62)
@@ -289,10 +317,8 @@ func (h *Handler) keep(r *http.Request, host string, job *work, request *wire.Re
 	}
 	job.sent = sent.Milliseconds()
 	job.recent = presence.Keep(interval).Milliseconds()
-	session := h.Gate.Begin(host, now)
 	request.EachMetadata(session.Learn)
 	request.EachSeries(func(claim *wire.Series) { h.admit(session, claim, host, job, now) })
-	session.End()
 
 	stay := presence.Keep(interval)
 	if interval == 0 {
@@ -325,7 +351,11 @@ func (h *Handler) keep(r *http.Request, host string, job *work, request *wire.Re
 }
 
 func (h *Handler) answer(w http.ResponseWriter, job *work, written int) *refusal {
-	w.Header().Set(writtenHeader, strconv.Itoa(written))
+	w.Header().Set(writtenHeader+"Samples-Written", strconv.Itoa(written))
+	if job.version == wire.V2 {
+		w.Header().Set(writtenHeader+"Histograms-Written", "0")
+		w.Header().Set(writtenHeader+"Exemplars-Written", "0")
+	}
 	if len(job.refused) == 0 {
 		return nil
 	}
@@ -345,37 +375,38 @@ func (h *Handler) answer(w http.ResponseWriter, job *work, written int) *refusal
 }
 
 func (h *Handler) admit(session *admission.Session, claim *wire.Series, host string, job *work, now time.Time) {
-	verdict := session.Admit(claim)
+	verdict := session.Admit(claim, job.version)
 	if claim.Histograms > 0 {
 		job.refused[admission.Histogram] += claim.Histograms
 	}
 	switch {
-	case verdict.Reason != "":
-		job.refused[verdict.Reason] += max(1, len(claim.Points))
-		if verdict.Owner.Guest != "" {
-			h.Presence.GuestRefused(verdict.Owner, now)
+	case verdict.Refusal != nil:
+		reason := verdict.Refusal.Reason
+		job.refused[reason] += max(1, len(claim.Points))
+		if verdict.Owner != nil {
+			h.Presence.GuestRefused(*verdict.Owner, now)
 		}
-		if verdict.Stranger != "" {
-			h.Presence.StrangerHeard(presence.Stranger{Host: host, Name: verdict.Stranger, Reason: string(verdict.Reason), Seen: now})
+		if name := verdict.Refusal.Stranger; name != "" {
+			h.Presence.StrangerHeard(presence.Stranger{Host: host, Name: name, Reason: string(reason), Seen: now})
 		}
 	case verdict.State != nil:
 		if n := len(claim.Points); job.present(claim) {
-			h.Presence.GuestSaid(verdict.Owner, claim.Points[n-1].V > 0, verdict.State.Why, now)
+			h.Presence.GuestSaid(*verdict.Owner, claim.Points[n-1].V > 0, verdict.State.Why, now)
 		}
 	default:
 		for _, p := range claim.Points {
-			switch at := time.UnixMilli(p.T); {
-			case at.Sub(now) > h.MaxFuture:
+			switch {
+			case p.T > job.newest:
 				job.refused[admission.Future]++
-			case now.Sub(at) > h.MaxAge:
+			case p.T < job.oldest:
 				job.refused[admission.TooOld]++
 			default:
 				job.points = append(job.points, sample.Point{Series: verdict.Series, T: p.T, V: p.V})
 			}
 		}
-		if verdict.Owner != job.heard && verdict.Owner.Guest != "" && !verdict.Mute && job.present(claim) {
-			job.heard = verdict.Owner
-			h.Presence.GuestHeard(verdict.Owner, now)
+		if by := verdict.Owner; by != nil && by != job.heard && by.Guest != "" && job.present(claim) {
+			job.heard = by
+			h.Presence.GuestHeard(*by, now)
 		}
 	}
 }

@@ -47,6 +47,7 @@ type verdict struct {
 	retryAfter time.Duration
 	refused    []refusal
 	divisible  bool // of never: parts of the body may be taken
+	old        bool // the receiver takes version 1.0 only, and took nothing of this
 
 	boot      string // the receiver's process; "": it does not acknowledge
 	collected uint64 // of our records
@@ -68,18 +69,18 @@ const (
 
 // attempt sends a body once. head is what stands in front of it beside the
 // headers that never change.
-func (p *Pusher) attempt(ctx context.Context, body []byte, head http.Header) verdict {
+func (p *Pusher) attempt(ctx context.Context, m Message, head http.Header) verdict {
 	ctx, cancel := context.WithTimeout(ctx, p.or(p.Timeout, defaultTimeout))
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, p.URL, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, p.URL, bytes.NewReader(m.Body))
 	if err != nil {
 		return verdict{outcome: again, reason: network, err: err}
 	}
 	maps.Copy(request.Header, head)
 	// https://prometheus.io/docs/specs/prw/remote_write_spec/
 	request.Header.Set("Content-Encoding", "snappy")
-	request.Header.Set("Content-Type", "application/x-protobuf")
-	request.Header.Set("X-Prometheus-Remote-Write-Version", "0.1.0")
+	request.Header.Set("Content-Type", m.ContentType)
+	request.Header.Set("X-Prometheus-Remote-Write-Version", m.Version)
 	if p.Node != "" {
 		request.Header.Set(nodeHeader, p.Node)
 	}
@@ -97,7 +98,22 @@ func (p *Pusher) attempt(ctx context.Context, body []byte, head http.Header) ver
 	said, _ := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
 	v := judge(response.StatusCode, response.Header, said, time.Now())
 	v.boot, v.collected = acknowledgement(response.Header)
+	v.old = !m.Old && takesOnlyOld(response.StatusCode, response.Header)
 	return v
+}
+
+// takesOnlyOld reports whether a receiver did not understand version 2.0: it
+// says so, or does not say how much it has written, as 2.0 wants of it.
+func takesOnlyOld(status int, header http.Header) bool {
+	return status == http.StatusUnsupportedMediaType || status/100 == 2 && header.Get(writtenHeader) == ""
+}
+
+// message is how a body is sent.
+func (p *Pusher) message(body []byte, old bool) (Message, error) {
+	if p.Message == nil {
+		return Message{Body: body, ContentType: "application/x-protobuf", Version: "0.1.0", Old: true}, nil
+	}
+	return p.Message(body, old)
 }
 
 // acknowledgement reads who answers and how far our records are collected.

@@ -80,16 +80,14 @@ func catchUp(b *testing.B, series int, delay time.Duration) {
 		for i := range points {
 			points[i].T, points[i].V = begin+int64(n)*100, float64(n*i)
 		}
-		body, err := encoder.Append(nil, points)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if _, err := queue.Append(body, series); err != nil {
+		if _, err := queue.Append(encoder.Append(nil, points), series); err != nil {
 			b.Fatal(err)
 		}
 	}
 	queue.Finish()
-	delivery := &Pusher{URL: server.URL, Client: &http.Client{Transport: far{http.DefaultTransport, delay}}, Spool: queue, Node: "h1"}
+	delivery := &Pusher{URL: server.URL, Client: &http.Client{Transport: far{http.DefaultTransport, delay}}, Spool: queue, Node: "h1", Message: func(body []byte, _ bool) (Message, error) {
+		return Message{Body: body, ContentType: wire.V2.ContentType(), Version: wire.V2.String()}, nil
+	}}
 	b.ReportAllocs()
 	before := processorTime()
 	b.ResetTimer()

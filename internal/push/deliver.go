@@ -32,11 +32,14 @@ func (r *run) deliver(drain context.Context, record spool.Record) bool {
 		if len(d.left) > 1 {
 			number = r.next // more of this record follows
 		}
-		start := time.Now()
-		v := r.attempt(drain, d.left[0].Body, r.head(number))
-		r.duration.Add(time.Since(start).Seconds())
+		v := r.send(drain, d.left[0].Body, number)
 		if drain.Err() != nil && v.outcome == again {
 			return false // the end of the drain cut it off
+		}
+		if v.old {
+			r.log.Info("the receiver takes remote write 1.0 only")
+			r.old = true
+			continue
 		}
 		r.doubt(&v)
 		r.attempts.WithLabelValues(v.outcome.String()).Inc()
@@ -69,6 +72,17 @@ func (r *run) deliver(drain context.Context, record spool.Record) bool {
 		}
 	}
 	return true
+}
+
+func (r *run) send(drain context.Context, body []byte, number uint64) verdict {
+	m, err := r.message(body, r.old)
+	if err != nil {
+		return verdict{outcome: never, reason: spool.Rejected, err: err}
+	}
+	start := time.Now()
+	v := r.attempt(drain, m, r.head(number))
+	r.duration.Add(time.Since(start).Seconds())
+	return v
 }
 
 // doubt finds the answers that can not be meant for a record: a rejection by

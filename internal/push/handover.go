@@ -22,6 +22,7 @@ import (
 type handover struct {
 	spool *spool.Spool
 
+	old  bool   // the receiver takes version 1.0 only
 	boot string // of the receiver's process; "" when there is none, and before the first answer
 	next uint64 // records up to this number are handed over
 	open []receipt
@@ -57,7 +58,7 @@ func (h *handover) meet(boot string) bool {
 	same := h.boot == "" || h.boot == boot
 	h.boot = boot
 	if !same {
-		h.next, h.open = 0, nil
+		h.next, h.open, h.old = 0, nil, false
 		h.uncollected.Store(0)
 	}
 	return same

@@ -41,19 +41,24 @@ const (
 	refusedHeader  = "X-Fanin-Refused"  // answer: "reason=samples, reason=samples"
 
 	// The end-to-end acknowledgement: see [handover].
-	spoolHeader     = "X-Fanin-Spool"     // which spool the number is of
-	holderHeader    = "X-Fanin-Holder"    // which copy of it
-	recordHeader    = "X-Fanin-Record"    // with this body all records up to here are handed over
-	bootHeader      = "X-Fanin-Boot"      // the receiver's process; asked for, and in the answer
+	spoolHeader     = "X-Fanin-Spool"  // which spool the number is of
+	holderHeader    = "X-Fanin-Holder" // which copy of it
+	recordHeader    = "X-Fanin-Record" // with this body all records up to here are handed over
+	bootHeader      = "X-Fanin-Boot"   // the receiver's process; asked for, and in the answer
+	writtenHeader   = "X-Prometheus-Remote-Write-Samples-Written"
 	collectedHeader = "X-Fanin-Collected" // answer: records up to here have come to their end
 )
 
 // Pusher delivers the records of one spool in order, one at a time. The bodies
-// are snappy-compressed remote-write 1.0 messages.
+// are snappy-compressed remote-write messages.
 type Pusher struct {
 	URL    string
 	Client *http.Client // from [NewClient]
 	Spool  *spool.Spool
+
+	// Message says how a body is sent, to a receiver that takes version 1.0 only
+	// when old is set. nil: as it is, as version 1.0.
+	Message func(body []byte, old bool) (Message, error)
 
 	// Split divides a body in two, or fails when it can not be divided. nil:
 	// what a receiver does not take as a whole is dropped as a whole.
@@ -70,6 +75,13 @@ type Pusher struct {
 	Metrics prometheus.Registerer // nil: not exported
 
 	trouble atomic.Pointer[trouble]
+}
+
+// Message is a body with what the headers say of it.
+type Message struct {
+	Body                 []byte
+	ContentType, Version string
+	Old                  bool // it is of version 1.0
 }
 
 // Part is a body that is a part of a record's.
@@ -98,7 +110,7 @@ func (p *Pusher) Trouble() error {
 // node's credentials, and returns what it says when it does not. Any other
 // answer, and none within ctx, is no error: the receiver may come later.
 func (p *Pusher) Greet(ctx context.Context) error {
-	if v := p.attempt(ctx, []byte(emptyMessage), nil); v.reason == unauthorized {
+	if v := p.attempt(ctx, Message{[]byte(emptyMessage), "application/x-protobuf", "0.1.0", true}, nil); v.reason == unauthorized {
 		return fmt.Errorf("%s answers %w", redacted(p.URL), v.err)
 	}
 	return nil

@@ -23,8 +23,14 @@ const maxSplit = 64 << 20
 // Split divides a body into two of about half the series each, in their
 // order; a body of one series into two of its samples, or, when it has one
 // sample, into its metadata and that. Metadata goes with the first. It returns
-// [ErrIndivisible] or [ErrMalformed] when there is nothing to divide.
+// [ErrIndivisible] or [ErrMalformed] when there is nothing to divide. The parts
+// of a body of version 2 are of version 1.
 func Split(body []byte) (first, second Part, err error) {
+	if VersionOf(body) == V2 {
+		if body, err = Downgrade(body); err != nil {
+			return first, second, err
+		}
+	}
 	switch size, err := snappy.DecodedLen(body); {
 	case err != nil:
 		return first, second, malformed("not a snappy block: %v", err)
@@ -121,8 +127,8 @@ func appendMessage(to []byte, number int, message []byte) []byte {
 }
 
 func pack(raw []byte) (p Part, err error) {
-	r := Request{raw: raw, limits: Limits{Series: len(raw), Samples: len(raw)}}
-	if err := r.check(); err != nil {
+	r := Request{d: new(Decoder), raw: raw, limits: Limits{Series: len(raw), Samples: len(raw)}}
+	if err := r.walk1(); err != nil {
 		return p, err
 	}
 	return Part{Body: snappy.Encode(nil, raw), Samples: r.Samples}, nil

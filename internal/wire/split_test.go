@@ -34,7 +34,7 @@ func pieces(t *testing.T, body []byte) (all []Part) {
 func contentOfBody(t *testing.T, body []byte) (string, *Request) {
 	t.Helper()
 	var d Decoder
-	r, err := d.Decode(body)
+	r, err := d.Decode(body, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func contentOfBody(t *testing.T, body []byte) (string, *Request) {
 }
 
 func TestSplitLosesNothing(t *testing.T) {
-	body := encode(t, points(101))
+	body := encode(t, V1, points(101))
 	whole, r := contentOfBody(t, body)
 	first, second, err := Split(body)
 	if err != nil {
@@ -86,8 +86,8 @@ func TestSplitSamplesOfOneSeries(t *testing.T) {
 	for _, p := range pieces(t, snappy.Encode(nil, raw)) {
 		_, r := contentOfBody(t, p.Body)
 		r.EachSeries(func(s *Series) {
-			if len(s.Labels) != 2 || len(s.Points) != 1 {
-				t.Errorf("a piece has %d labels and %d points, want 2 and 1", len(s.Labels), len(s.Points))
+			if labels, _ := s.Labels(); len(labels) != 2 || len(s.Points) != 1 {
+				t.Errorf("a piece has %d labels and %d points, want 2 and 1", len(labels), len(s.Points))
 			}
 			got = append(got, s.Points[0].T)
 		})
@@ -98,7 +98,7 @@ func TestSplitSamplesOfOneSeries(t *testing.T) {
 }
 
 func TestSplitRefuses(t *testing.T) {
-	one := encode(t, []sample.Point{{Series: sample.New(cpu), T: 1, V: 1}})
+	one := encode(t, V1, []sample.Point{{Series: sample.New(cpu), T: 1, V: 1}})
 	metadata, alone, err := Split(one)
 	if err != nil || metadata.Samples != 0 || alone.Samples != 1 {
 		t.Fatalf("one series with metadata: %d and %d samples, %v; want the metadata and the sample", metadata.Samples, alone.Samples, err)
@@ -122,11 +122,11 @@ func TestSplitRefuses(t *testing.T) {
 }
 
 func FuzzSplit(f *testing.F) {
-	f.Add(encode(f, points(5)))
+	f.Add(encode(f, V1, points(5)))
 	f.Add([]byte{0})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var d Decoder
-		r, err := d.Decode(body)
+		r, err := d.Decode(body, nil)
 		if err != nil {
 			return
 		}

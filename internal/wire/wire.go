@@ -1,8 +1,9 @@
 // Package wire owns the remote-write protocol: the bytes of a body, both
 // ways. It knows nothing of HTTP, of who sends, or of what series mean.
 //
-// Bodies are those of Prometheus Remote-Write 1.0: a prometheus.WriteRequest
-// in protobuf, compressed as one snappy block.
+// Bodies are those of Prometheus Remote-Write 1.0 and 2.0, messages in
+// protobuf, compressed as one snappy block
+// (https://prometheus.io/docs/specs/prw/remote_write_spec_2_0/).
 package wire
 
 import (
@@ -10,12 +11,51 @@ import (
 	"fmt"
 )
 
-// Headers of a body in remote-write 1.0.
+// Version is that of the protocol: what a body is a message of.
+type Version uint8
+
+// The versions.
 const (
-	ContentType     = "application/x-protobuf"
-	ContentEncoding = "snappy"
-	Version         = "0.1.0" // X-Prometheus-Remote-Write-Version
+	V1 Version = iota // prometheus.WriteRequest
+	V2                // io.prometheus.write.v2.Request
 )
+
+// Headers of a body.
+const (
+	MediaType       = "application/x-protobuf"
+	ContentEncoding = "snappy"
+
+	proto1 = "prometheus.WriteRequest"
+	proto2 = "io.prometheus.write.v2.Request"
+)
+
+// ContentType is what Content-Type says of a body.
+func (v Version) ContentType() string {
+	if v == V2 {
+		return MediaType + ";proto=" + proto2
+	}
+	return MediaType
+}
+
+// String is what X-Prometheus-Remote-Write-Version says.
+func (v Version) String() string {
+	if v == V2 {
+		return "2.0.0"
+	}
+	return "0.1.0"
+}
+
+// ParseProto finds the version by the proto parameter of a Content-Type; ""
+// is version 1.
+func ParseProto(proto string) (v Version, ok bool) {
+	switch proto {
+	case "", proto1:
+		return V1, true
+	case proto2:
+		return V2, true
+	}
+	return V1, false
+}
 
 // Errors of [Decoder.Decode]. A body over a limit can be sent again in parts;
 // a malformed one never becomes right.
@@ -57,13 +97,17 @@ type Point struct {
 // Series is a claim: what a sender says, unchecked. Everything in it is
 // borrowed from the decoder and valid only inside the callback that lends it.
 type Series struct {
-	// Key is the encoded labels, one after the other: equal keys mean equal
-	// labels in the same order.
-	Key        []byte
-	Labels     []Label // as sent, the metric name (__name__) among them
-	Overfull   bool    // there were more labels than the limit; the rest is not in Labels
+	// ID is the series' number in the sender's [Memory], where equal labels in
+	// the same order have the same one, or -1 when it is not remembered.
+	ID         int
 	Points     []Point
 	Histograms int // native histograms in the series, which are not decoded
+
+	r        *Request
+	at       *lent
+	labels   []Label
+	labelled bool // labels have been read
+	overfull bool
 }
 
 // Metadata is what a sender says of a metric family. It is borrowed like a

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/prompb"
+	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 
 	"fanin/internal/sample"
 )
@@ -29,10 +31,14 @@ func points(n int) []sample.Point {
 	return ps
 }
 
-func encode(t testing.TB, ps []sample.Point) []byte {
+// encode is points in one version.
+func encode(t testing.TB, v Version, ps []sample.Point) []byte {
 	t.Helper()
-	var e Encoder
-	body, err := e.Append(nil, ps)
+	body := new(Encoder).Append(nil, ps)
+	if v == V2 {
+		return body
+	}
+	body, err := Downgrade(body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,42 +47,47 @@ func encode(t testing.TB, ps []sample.Point) []byte {
 
 // The oracle of both directions is prompb: what it reads from our bodies and
 // what we read from its.
-func TestEncodedBodyIsAWriteRequest(t *testing.T) {
+func TestEncodedBodyIsARequest(t *testing.T) {
 	ps := points(101)
 	var e Encoder
 	for range 3 { // buffers are kept: the later bodies must be like the first
-		body, err := e.Append([]byte("before"), ps)
-		if err != nil {
-			t.Fatal(err)
-		}
+		body := e.Append([]byte("before"), ps)
 		raw, err := snappy.Decode(nil, bytes.TrimPrefix(body, []byte("before")))
 		if err != nil {
 			t.Fatal(err)
 		}
-		var got prompb.WriteRequest
+		var got writev2.Request
 		if err := got.Unmarshal(raw); err != nil {
 			t.Fatal(err)
 		}
-		if len(got.Timeseries) != len(ps) || len(got.Metadata) != 2 {
-			t.Fatalf("got %d series and %d metadata, want %d and 2", len(got.Timeseries), len(got.Metadata), len(ps))
+		if len(got.Timeseries) != len(ps) || got.Symbols[0] != "" {
+			t.Fatalf("got %d series and %q, want %d and an empty symbol", len(got.Timeseries), got.Symbols[0], len(ps))
 		}
 		for i, ts := range got.Timeseries {
 			want := ps[i]
 			if len(ts.Samples) != 1 || ts.Samples[0].Timestamp != want.T || ts.Samples[0].Value != want.V {
 				t.Fatalf("series %d: got samples %v, want %v", i, ts.Samples, want)
 			}
-			var names []string
-			for j, l := range ts.Labels {
-				names = append(names, l.Name)
-				if j > 0 && ts.Labels[j-1].Name >= l.Name {
-					t.Fatalf("series %d: labels are not sorted: %v", i, ts.Labels)
-				}
+			var text []string
+			for j := 0; j < len(ts.LabelsRefs); j += 2 {
+				text = append(text, got.Symbols[ts.LabelsRefs[j]]+"="+got.Symbols[ts.LabelsRefs[j+1]])
 			}
-			if got, want := strings.Join(names, " "), "Upper __name__ guest"; got != want {
+			if got, want := strings.Join(text, " "), fmt.Sprintf("Upper=x __name__=%s guest=signal-web-%d", want.Series.Name(), i/2); got != want {
 				t.Fatalf("series %d: got labels %q, want %q", i, got, want)
 			}
+			if m := ts.Metadata; i%2 == 0 && (m.Type != writev2.Metadata_METRIC_TYPE_COUNTER || got.Symbols[m.HelpRef] != cpu.Help || got.Symbols[m.UnitRef] != cpu.Unit) {
+				t.Fatalf("got metadata %v, want %v", m, cpu)
+			}
 		}
-		if m := got.Metadata[0]; m.MetricFamilyName != cpu.Name || m.Type != prompb.MetricMetadata_COUNTER || m.Help != cpu.Help || m.Unit != cpu.Unit {
+		raw, err = snappy.Decode(nil, encode(t, V1, ps))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var old prompb.WriteRequest
+		if err := old.Unmarshal(raw); err != nil || len(old.Timeseries) != len(ps) || len(old.Metadata) != 2 {
+			t.Fatalf("version 1: %v, %d series, %d metadata; want %d and 2", err, len(old.Timeseries), len(old.Metadata), len(ps))
+		}
+		if m := old.Metadata[0]; m.MetricFamilyName != cpu.Name || m.Type != prompb.MetricMetadata_COUNTER || m.Help != cpu.Help || m.Unit != cpu.Unit {
 			t.Fatalf("got metadata %v, want %v", m, cpu)
 		}
 	}
@@ -99,7 +110,7 @@ func TestDecodeWhatPrompbWrote(t *testing.T) {
 		t.Fatal(err)
 	}
 	var d Decoder
-	r, err := d.Decode(snappy.Encode(nil, raw))
+	r, err := d.Decode(snappy.Encode(nil, raw), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +125,8 @@ func TestDecodeWhatPrompbWrote(t *testing.T) {
 func content(r *Request) string {
 	var b strings.Builder
 	r.EachSeries(func(s *Series) {
-		for _, l := range s.Labels {
+		labels, _ := s.Labels()
+		for _, l := range labels {
 			fmt.Fprintf(&b, "%q=%q ", l.Name, l.Value)
 		}
 		for _, p := range s.Points {
@@ -143,7 +155,7 @@ func contentOf(w *prompb.WriteRequest) string {
 	return b.String()
 }
 
-func TestEqualLabelsHaveEqualKeys(t *testing.T) {
+func TestEqualLabelsHaveOneID(t *testing.T) {
 	// The same labels, once side by side and once with a sample between.
 	label := func(n, v string) []byte {
 		raw, _ := (&prompb.Label{Name: n, Value: v}).Marshal()
@@ -151,23 +163,31 @@ func TestEqualLabelsHaveEqualKeys(t *testing.T) {
 	}
 	smp := []byte{2<<3 | wireBytes, 2, 2<<3 | wireVarint, 7}
 	a, b := label("__name__", "up"), label("x", "y")
-	var keys []string
-	for _, series := range [][]byte{bytes.Join([][]byte{a, b, smp}, nil), bytes.Join([][]byte{a, smp, b}, nil)} {
-		raw := append([]byte{1<<3 | wireBytes, byte(len(series))}, series...)
-		var d Decoder
-		r, err := d.Decode(snappy.Encode(nil, raw))
-		if err != nil {
-			t.Fatal(err)
+	m := Memory{Max: 10}
+	var ids []int
+	for range 2 {
+		for _, series := range [][]byte{bytes.Join([][]byte{a, b, smp}, nil), bytes.Join([][]byte{a, smp, b}, nil)} {
+			raw := append([]byte{1<<3 | wireBytes, byte(len(series))}, series...)
+			var d Decoder
+			r, err := d.Decode(snappy.Encode(nil, raw), &m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.EachSeries(func(s *Series) {
+				if labels, _ := s.Labels(); len(labels) != 2 || len(s.Points) != 1 || s.Points[0].T != 7 {
+					t.Errorf("got %v %v", labels, s.Points)
+				}
+				ids = append(ids, s.ID)
+			})
 		}
-		r.EachSeries(func(s *Series) { keys = append(keys, string(s.Key)) })
 	}
-	if len(keys) != 2 || keys[0] != keys[1] || keys[0] != string(a)+string(b) {
-		t.Fatalf("got keys %q", keys)
+	if !slices.Equal(ids, []int{0, 0, 0, 0}) {
+		t.Fatalf("got IDs %v, want one series", ids)
 	}
 }
 
 func TestLimits(t *testing.T) {
-	body := encode(t, points(100))
+	body := encode(t, V1, points(100))
 	for _, c := range []struct {
 		name   string
 		limits Limits
@@ -189,7 +209,7 @@ func TestLimits(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := Decoder{Limits: c.limits}
-			_, err := d.Decode(c.body)
+			_, err := d.Decode(c.body, nil)
 			if !errors.Is(err, c.want) {
 				t.Fatalf("got %v, want %v", err, c.want)
 			}
@@ -204,23 +224,23 @@ func TestMoreLabelsThanTheLimit(t *testing.T) {
 	}
 	raw, _ := (&prompb.WriteRequest{Timeseries: []prompb.TimeSeries{ts}}).Marshal()
 	var d Decoder
-	r, err := d.Decode(snappy.Encode(nil, raw))
+	r, err := d.Decode(snappy.Encode(nil, raw), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.EachSeries(func(s *Series) {
-		if !s.Overfull || len(s.Labels) != 30 {
-			t.Fatalf("got %d labels, overfull %v, want 30 and true", len(s.Labels), s.Overfull)
+		if labels, overfull := s.Labels(); !overfull || len(labels) != 30 {
+			t.Fatalf("got %d labels, overfull %v, want 30 and true", len(labels), overfull)
 		}
 	})
 }
 
 func TestDecodingAllocatesNothing(t *testing.T) {
-	body := encode(t, points(1000))
+	body := encode(t, V1, points(1000))
 	var d Decoder
 	sum := 0.0
 	got := testing.AllocsPerRun(20, func() {
-		r, err := d.Decode(body)
+		r, err := d.Decode(body, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -233,12 +253,12 @@ func TestDecodingAllocatesNothing(t *testing.T) {
 
 // Whatever prompb reads we read alike; and nothing makes us panic.
 func FuzzDecode(f *testing.F) {
-	f.Add(encode(f, points(3)))
+	f.Add(encode(f, V1, points(3)))
 	f.Add([]byte{})
 	f.Add(snappy.Encode(nil, []byte{0x0a, 0}))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var d Decoder
-		r, err := d.Decode(body)
+		r, err := d.Decode(body, nil)
 		raw, snappyErr := snappy.Decode(nil, body[:min(len(body), 1<<16)])
 		var want prompb.WriteRequest
 		if err != nil {
@@ -248,7 +268,10 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		overfull := false
-		r.EachSeries(func(s *Series) { overfull = overfull || s.Overfull })
+		r.EachSeries(func(s *Series) {
+			_, more := s.Labels()
+			overfull = overfull || more
+		})
 		got := content(r)
 		if snappyErr == nil && want.Unmarshal(raw) == nil && !overfull && got != contentOf(&want) {
 			t.Fatalf("got\n%s\nwant\n%s", got, contentOf(&want))
@@ -256,29 +279,69 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
+// tick is what a node of 40 guests says at once: 50 series of each.
+func tick() []sample.Point {
+	var families []*sample.Family
+	for i := range 25 {
+		families = append(families, sample.NewCounter(fmt.Sprintf("testbed_guest_network_receive_%c_bytes_total", 'a'+i), "bytes", "Bytes received by the guest on one of its interfaces."))
+	}
+	var ps []sample.Point
+	for guest := range 40 {
+		for i := range 50 {
+			s := sample.New(families[i/2], sample.Label{Name: "guest", Value: fmt.Sprintf("signal-web-%d", guest)}, sample.Label{Name: "device", Value: fmt.Sprint("eth", i%2)})
+			ps = append(ps, sample.Point{Series: s, T: 1_700_000_000_000 + int64(guest), V: float64(i*guest) * 1.37})
+		}
+	}
+	return ps
+}
+
 func BenchmarkEncode(b *testing.B) {
-	ps := points(2000)
+	ps := tick()
 	var e Encoder
 	var body []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		body, _ = e.Append(body[:0], ps)
+		body = e.Append(body[:0], ps)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(ps)), "ns/sample")
 	b.ReportMetric(float64(len(body))/float64(len(ps)), "B/sample")
 }
 
+// BenchmarkDecode is a body of 2,000 series: of a sender that is not known, and
+// of one whose body before was alike. The bodies of 50 senders come in turns,
+// so that what is remembered of them is not in the nearest cache.
 func BenchmarkDecode(b *testing.B) {
-	ps := points(2000)
-	body := encode(b, ps)
-	var d Decoder
-	b.ReportAllocs()
-	for b.Loop() {
-		r, err := d.Decode(body)
-		if err != nil {
-			b.Fatal(err)
+	ps := tick()
+	for _, v := range []Version{V1, V2} {
+		body := encode(b, v, ps)
+		for _, known := range []bool{false, true} {
+			b.Run(fmt.Sprintf("version=%s/known=%v", v, known), func(b *testing.B) {
+				memories := make([]Memory, 50)
+				for i := range memories {
+					memories[i].Version = v
+					if known {
+						memories[i].Max = 10_000
+					}
+				}
+				var d Decoder
+				n := 0
+				one := func() {
+					n++
+					r, err := d.Decode(body, &memories[n%len(memories)])
+					if err != nil {
+						b.Fatal(err)
+					}
+					r.EachSeries(func(*Series) {})
+				}
+				for range 2 * len(memories) {
+					one()
+				}
+				b.ReportAllocs()
+				for b.Loop() {
+					one()
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(ps)), "ns/sample")
+			})
 		}
-		r.EachSeries(func(*Series) {})
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(ps)), "ns/sample")
 }
