@@ -20,16 +20,16 @@ func (o Owner) IsHost() bool { return o.Guest == "" }
 // Owner reads the identity labels. guest_type belongs to them only beside a
 // guest_name; a host counts its guests by it.
 func (s *Series) Owner() (o Owner) {
-	for _, l := range s.labels {
-		switch l.Name {
+	for name, value := range s.Each {
+		switch name {
 		case HostName:
-			o.Host = l.Value
+			o.Host = value
 		case Project:
-			o.Project = l.Value
+			o.Project = value
 		case GuestName:
-			o.Guest = l.Value
+			o.Guest = value
 		case GuestType:
-			o.Kind = l.Value
+			o.Kind = value
 		}
 	}
 	if o.IsHost() {

@@ -58,9 +58,7 @@ type Label struct{ Name, Value string }
 // with the same Text are the same series.
 type Series struct {
 	family *Family
-	name   string
-	labels []Label
-	text   string
+	text   string // holds name and labels, too: there may be a million of these
 }
 
 // New returns the series of f with these labels. Labels are copied and sorted
@@ -94,23 +92,74 @@ func NewNamed(f *Family, name string, labels ...Label) *Series {
 			panic("sample: malformed or repeated label " + l.Name + " on " + name)
 		}
 	}
-	return &Series{family: f, name: name, labels: own, text: text(name, own)}
+	return &Series{family: f, text: text(name, own)}
 }
 
 // Family is what the series belongs to.
 func (s *Series) Family() *Family { return s.family }
 
 // Name is the metric name, the family's own but for histograms and summaries.
-func (s *Series) Name() string { return s.name }
+func (s *Series) Name() string {
+	if name := s.family.Name; len(s.text) == len(name) || len(s.text) > len(name) && s.text[len(name)] == '{' {
+		return s.text[:len(name)] // no other name is as long
+	}
+	name, _, _ := strings.Cut(s.text, "{")
+	return name
+}
 
-// Labels are sorted by name, without the metric name. They must not be changed.
-func (s *Series) Labels() []Label { return s.labels }
+// Each calls yield for every label, sorted by name, without the metric name.
+// It allocates only for values with a backslash, a quote or a line break.
+func (s *Series) Each(yield func(name, value string) bool) {
+	rest := s.text[len(s.Name()):]
+	for len(rest) > 1 { // {name="value",name="value"}
+		rest = rest[1:]
+		equals := strings.IndexByte(rest, '=')
+		if equals < 0 {
+			return
+		}
+		name, value := rest[:equals], rest[equals+2:]
+		end := strings.IndexByte(value, '"')
+		if escaped := strings.IndexByte(value[:end], '\\') >= 0; escaped {
+			end = closing(value)
+			rest = value[end+1:]
+			value = unescaper.Replace(value[:end])
+		} else {
+			rest = value[end+1:]
+			value = value[:end]
+		}
+		if !yield(name, value) {
+			return
+		}
+	}
+}
+
+// closing is where the quote is that ends an escaped value.
+func closing(s string) int {
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case '\\':
+			i++
+		case '"':
+			return i
+		}
+	}
+	return len(s)
+}
+
+// Labels are sorted by name, without the metric name.
+func (s *Series) Labels() []Label {
+	var all []Label
+	for name, value := range s.Each {
+		all = append(all, Label{name, value})
+	}
+	return all
+}
 
 // Label is the value of the label called name, "" when the series has none.
 func (s *Series) Label(name string) string {
-	for _, l := range s.labels {
-		if l.Name == name {
-			return l.Value
+	for n, value := range s.Each {
+		if n == name {
+			return value
 		}
 	}
 	return ""
@@ -161,7 +210,10 @@ func validName(name string, colon bool) bool {
 	return name != ""
 }
 
-var escaper = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
+var (
+	escaper   = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
+	unescaper = strings.NewReplacer(`\\`, `\`, `\n`, "\n", `\"`, `"`)
+)
 
 func text(name string, labels []Label) string {
 	if len(labels) == 0 {

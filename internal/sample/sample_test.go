@@ -3,6 +3,8 @@ package sample
 import (
 	"strings"
 	"testing"
+
+	"pgregory.net/rapid"
 )
 
 func TestText(t *testing.T) {
@@ -22,6 +24,41 @@ func TestText(t *testing.T) {
 			t.Errorf("%q: got %s, want %s", c.labels, got, c.want)
 		}
 	}
+}
+
+// Labels come out as they went in, whatever is in them.
+func TestLabelsComeBack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		values := rapid.MapOf(rapid.StringMatching(`[a-z]{1,3}`), rapid.OneOf(rapid.String(), rapid.StringMatching(`[\\"n\n,={}]{0,5}`))).Draw(t, "labels")
+		var labels []Label
+		for name, value := range values {
+			labels = append(labels, Label{name, value})
+		}
+		name := rapid.SampledFrom([]string{"f", "f_bucket", "g"}).Draw(t, "name")
+		s := NewNamed(NewGauge("f", "", ""), name, labels...)
+		if s.Name() != name {
+			t.Fatalf("%s is called %q, want %q", s.Text(), s.Name(), name)
+		}
+		before, n := "", 0
+		for name, value := range s.Each {
+			if want := strings.ToValidUTF8(values[name], "\uFFFD"); value != want || value == "" || name <= before {
+				t.Fatalf("%s: got %q=%q, want %q", s.Text(), name, value, want)
+			}
+			before = name
+			n++
+		}
+		for name, value := range values {
+			if got := s.Label(name); got != strings.ToValidUTF8(value, "\uFFFD") {
+				t.Fatalf("%s: %s is %q, want %q", s.Text(), name, got, value)
+			}
+			if value == "" {
+				n++
+			}
+		}
+		if n != len(values) || len(s.Labels()) > n {
+			t.Fatalf("%s: %d labels, want %d", s.Text(), n, len(values))
+		}
+	})
 }
 
 func TestLabelsAreCopied(t *testing.T) {
