@@ -7,8 +7,6 @@
 package exposition
 
 import (
-	"math"
-	"strconv"
 	"strings"
 
 	"fanin/internal/sample"
@@ -51,24 +49,28 @@ func Write(dst []byte, format Format, now, points []sample.Point) []byte {
 
 type appender struct {
 	format Format
+	clock  clock
 	b      []byte
 }
 
 func (a *appender) points(points []sample.Point, timed bool) {
-	family := ""
-	for _, p := range points {
-		if f := p.Series.Family(); f.Name != family {
-			family = f.Name
-			a.head(f)
+	var family *sample.Family
+	for i := range points {
+		p := &points[i]
+		if f := p.Series.Family(); f != family {
+			if family == nil || f.Name != family.Name {
+				a.head(f)
+			}
+			family = f
 		}
-		a.b = append(a.b, p.Series.Text()...)
-		a.b = append(a.b, ' ')
-		a.b = appendValue(a.b, p.V)
+		b := append(a.b, p.Series.Text()...)
+		b = append(b, ' ')
+		b = appendValue(b, p.V)
 		if timed {
-			a.b = append(a.b, ' ')
-			a.timestamp(p.T)
+			b = append(b, ' ')
+			b = a.clock.append(b, p.T, a.format == OpenMetrics)
 		}
-		a.b = append(a.b, '\n')
+		a.b = append(b, '\n')
 	}
 }
 
@@ -130,29 +132,6 @@ func textType(t sample.Type) string {
 	default:
 		return "untyped"
 	}
-}
-
-func appendValue(b []byte, v float64) []byte {
-	switch {
-	case math.IsNaN(v):
-		return append(b, "NaN"...)
-	case math.IsInf(v, 1):
-		return append(b, "+Inf"...)
-	case math.IsInf(v, -1):
-		return append(b, "-Inf"...)
-	}
-	return strconv.AppendFloat(b, v, 'g', -1, 64)
-}
-
-// timestamp is in milliseconds in the text format, in seconds in OpenMetrics.
-// It is not negative: the parsers of the text format would refuse the page.
-func (a *appender) timestamp(t int64) {
-	if a.format == Text {
-		a.b = strconv.AppendInt(a.b, t, 10)
-		return
-	}
-	a.b = strconv.AppendInt(a.b, t/1000, 10)
-	a.b = append(a.b, '.', byte('0'+t/100%10), byte('0'+t/10%10), byte('0'+t%10))
 }
 
 func (a *appender) end() {

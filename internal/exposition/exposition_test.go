@@ -208,16 +208,28 @@ func TestHandler(t *testing.T) {
 	}
 }
 
+// BenchmarkWrite is a page of 100,000 series with a point each, of 50 nodes
+// with 40 guests each.
 func BenchmarkWrite(b *testing.B) {
-	family := sample.NewGauge("testbed_guest_memory_usage_bytes", "bytes", "Memory.")
-	points := make([]sample.Point, 100_000)
-	for i := range points {
-		points[i] = sample.Point{Series: sample.New(family, label("guest_name", fmt.Sprint("guest-", i)), label("guest_type", "docker"), label("host_name", "client-1"), label("project", "signal")), T: at, V: float64(i) * 1.25}
+	var points []sample.Point
+	for f := range 50 {
+		family := sample.NewCounter(fmt.Sprintf("testbed_guest_%c%c_usage_seconds_total", 'a'+f/8, 'a'+f%8), "seconds", "Time the guest has used.")
+		for i := range 2000 {
+			s := sample.New(family, label("guest_name", fmt.Sprint("guest-", i)), label("guest_type", "docker"), label("host_name", fmt.Sprint("client-", i/40)), label("project", "signal"))
+			// A third each are bytes, seconds counted in nanoseconds, and shares.
+			v := [...]float64{float64(i) * 4096, float64(i*1234567) / 1e9, float64(i) / 3}[f%3]
+			points = append(points, sample.Point{Series: s, T: at + int64(i/40), V: v})
+		}
 	}
-	var page []byte
-	b.ReportAllocs()
-	for b.Loop() {
-		page = Write(page[:0], Text, nil, points)
+	for name, format := range map[string]Format{"text": Text, "openmetrics": OpenMetrics, "protobuf": Protobuf} {
+		b.Run(name, func(b *testing.B) {
+			var page []byte
+			b.ReportAllocs()
+			for b.Loop() {
+				page = Write(page[:0], format, nil, points)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(points)), "ns/sample")
+			b.ReportMetric(float64(len(page))/float64(len(points)), "B/sample")
+		})
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(points)), "ns/sample")
 }

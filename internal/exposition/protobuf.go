@@ -56,14 +56,15 @@ func (p *protobuf) points(points []sample.Point, timed bool) {
 				p.name = series.Name()
 				tag = p.head(series)
 			}
-			p.labels = p.labels[:0]
-			for _, l := range series.Labels() {
-				size := 2 + sizeVarint(len(l.Name)) + len(l.Name) + sizeVarint(len(l.Value)) + len(l.Value)
-				p.labels = append(p.labels, metricLabel)
-				p.labels = binary.AppendUvarint(p.labels, uint64(size))
-				p.labels = appendString(p.labels, labelName, l.Name)
-				p.labels = appendString(p.labels, labelValue, l.Value)
+			labels := p.labels[:0]
+			for name, value := range series.Each {
+				size := 2 + sizeVarint(len(name)) + len(name) + sizeVarint(len(value)) + len(value)
+				labels = append(labels, metricLabel)
+				labels = binary.AppendUvarint(labels, uint64(size))
+				labels = appendString(labels, labelName, name)
+				labels = appendString(labels, labelValue, value)
 			}
+			p.labels = labels
 		}
 		p.metric = append(p.metric[:0], tag, 9, value)
 		p.metric = binary.LittleEndian.AppendUint64(p.metric, math.Float64bits(point.V))

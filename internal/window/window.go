@@ -13,11 +13,13 @@ package window
 
 import (
 	"errors"
+	"hash/maphash"
 	"log/slog"
 	"math"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"fanin/internal/sample"
 )
@@ -84,7 +86,8 @@ type Store struct {
 	Grace time.Duration
 
 	mu      sync.Mutex
-	byText  map[string]*cell
+	byText  map[uint64]*cell // by the hash of the series' text; see find
+	seed    maphash.Seed
 	slots   []*cell  // by cell.ref; nil where a series was forgotten
 	free    []uint32 // slots to use again
 	live    int      // series that have not ended
@@ -101,20 +104,27 @@ type Store struct {
 	remembered []ending // ended, and their points are gone
 }
 
-// cell is one series with its newest point.
+// cell is one series with its newest point. There may be a million.
 type cell struct {
 	series  atomic.Pointer[sample.Series]
 	owner   *sample.Owner
 	t       int64
 	v       float64
-	arrived int64         // nanoseconds since 1970
-	keep    time.Duration // without a new point
-	last    Position      // of its newest point or marker
-	after   *cell         // what came next in its sender's last batch
+	last    Position // of its newest point or marker
+	after   *cell    // what came next in its sender's last batch
+	arrived uint32   // in tenths of a second since the store's first
+	keep    uint32   // the same, without a new point
 	ref     uint32
 	ended   bool
 	owed    bool // ended, and there was no room yet to write it down
 	charged bool // its bytes are counted
+}
+
+var _ [64 - unsafe.Sizeof(cell{})]struct{} // it fits a size of the allocator
+
+// tenths is a time as cells have it.
+func (s *Store) tenths(at time.Time) uint32 {
+	return uint32(max(0, at.Sub(s.first)) / (100 * time.Millisecond))
 }
 
 // endsAt is the time of the marker: that of the sender's own, else the first
@@ -155,19 +165,20 @@ func (s *Store) Append(points []sample.Point, now time.Time, keep time.Duration,
 		return 0, s.log.end, err
 	}
 	s.at(now)
-	at := now.UnixNano()
+	at, arrived, kept := now.UnixNano(), s.tenths(now), uint32(min(keep/(100*time.Millisecond), math.MaxUint32))
 	guess := &sender.first
 	for i, p := range points {
 		// Most batches are like the one before: no need to look up the text.
 		c := *guess
 		if c == nil || c.series.Load() != p.Series || s.slots[c.ref] != c {
-			c = s.byText[p.Series.Text()]
+			c = s.find(p.Series.Text())
 		}
-		c, o := s.append(c, p, at, keep, sender)
+		c, o := s.append(c, p, at, sender)
 		if c != nil {
 			*guess, guess = c, &c.after
 		}
 		if o == Stored {
+			c.arrived, c.keep = arrived, kept
 			stored++
 		} else if fn != nil {
 			fn(i, o)
@@ -178,7 +189,8 @@ func (s *Store) Append(points []sample.Point, now time.Time, keep time.Duration,
 
 func (s *Store) prepare() {
 	if s.byText == nil {
-		s.byText, s.owners = map[string]*cell{}, map[sample.Owner]*sample.Owner{}
+		s.byText, s.owners = map[uint64]*cell{}, map[sample.Owner]*sample.Owner{}
+		s.seed = maphash.MakeSeed()
 	}
 }
 
@@ -207,7 +219,7 @@ func (s *Store) inGrace() bool {
 
 // append takes one point of the series that c is; nil: of one that is not
 // known.
-func (s *Store) append(c *cell, p sample.Point, now int64, keep time.Duration, from *sender) (*cell, Outcome) {
+func (s *Store) append(c *cell, p sample.Point, now int64, from *sender) (*cell, Outcome) {
 	ended := IsStale(p.V)
 	switch {
 	case ended && (c == nil || c.ended):
@@ -237,7 +249,7 @@ func (s *Store) append(c *cell, p sample.Point, now int64, keep time.Duration, f
 		}
 		c.series.Store(p.Series)
 	}
-	c.t, c.v, c.arrived, c.keep = p.T, p.V, now, keep
+	c.t, c.v = p.T, p.V
 	c.last = s.log.append(c.ref, p.T, p.V, now, from)
 	return c, Stored
 }
@@ -252,10 +264,33 @@ func (s *Store) add(series *sample.Series) *cell {
 		c.ref = uint32(len(s.slots))
 		s.slots = append(s.slots, c)
 	}
-	s.byText[series.Text()] = c
+	at := maphash.String(s.seed, series.Text())
+	for s.byText[at] != nil {
+		at++
+	}
+	s.byText[at] = c
 	s.order.added = append(s.order.added, c)
 	s.live++
 	return c
+}
+
+// find looks a series up. One whose hash is taken stands at the next free one;
+// of 64 bits with a key, that is as good as never.
+func (s *Store) find(text string) *cell {
+	for at := maphash.String(s.seed, text); ; at++ {
+		if c := s.byText[at]; c == nil || c.series.Load().Text() == text {
+			return c
+		}
+	}
+}
+
+func (s *Store) lose(c *cell) {
+	for at := maphash.String(s.seed, c.series.Load().Text()); ; at++ {
+		if known := s.byText[at]; known == c || known == nil {
+			delete(s.byText, at)
+			return
+		}
+	}
 }
 
 func (s *Store) intern(o sample.Owner) *sample.Owner {
@@ -300,8 +335,7 @@ func (s *Store) discharge(c *cell) {
 
 // bytes is about what a series takes beside its points.
 func (c *cell) bytes() int64 {
-	series := c.series.Load()
-	return int64(256 + 3*len(series.Text()) + 32*len(series.Labels()))
+	return int64(256 + len(c.series.Load().Text()))
 }
 
 func (s *Store) maxSeries() int {
@@ -326,7 +360,7 @@ func (s *Store) Sweep(now time.Time, keep func(sample.Owner) bool) int {
 	defer s.mu.Unlock()
 	s.prepare()
 	s.at(now)
-	at := now.UnixNano()
+	at, tenths := now.UnixNano(), s.tenths(now)
 	verdicts := map[*sample.Owner]bool{}
 	for _, c := range s.slots {
 		if c == nil || c.ended && !c.owed {
@@ -337,7 +371,7 @@ func (s *Store) Sweep(now time.Time, keep func(sample.Owner) bool) int {
 			kept = keep(*c.owner)
 			verdicts[c.owner] = kept
 		}
-		if c.owed || !kept || at-c.arrived > int64(c.keep) {
+		if c.owed || !kept || uint64(tenths) > uint64(c.arrived)+uint64(c.keep) {
 			s.end(c, at, s.log.sender(c.owner.Host))
 		}
 	}
@@ -379,7 +413,7 @@ func (s *Store) forget(now int64) {
 		}
 		c := e.cell
 		c.after = nil
-		delete(s.byText, c.series.Load().Text())
+		s.lose(c)
 		s.slots[c.ref] = nil
 		s.free = append(s.free, c.ref)
 		s.order.gone++
