@@ -362,14 +362,19 @@ func (s *Store) Sweep(now time.Time, keep func(sample.Owner) bool) int {
 	s.at(now)
 	at, tenths := now.UnixNano(), s.tenths(now)
 	verdicts := map[*sample.Owner]bool{}
+	var owner *sample.Owner // of the series before, which most share
+	var kept bool
 	for _, c := range s.slots {
 		if c == nil || c.ended && !c.owed {
 			continue
 		}
-		kept, asked := verdicts[c.owner]
-		if !asked {
-			kept = keep(*c.owner)
-			verdicts[c.owner] = kept
+		if c.owner != owner {
+			owner = c.owner
+			var asked bool
+			if kept, asked = verdicts[owner]; !asked {
+				kept = keep(*owner)
+				verdicts[owner] = kept
+			}
 		}
 		if c.owed || !kept || uint64(tenths) > uint64(c.arrived)+uint64(c.keep) {
 			s.end(c, at, s.log.sender(c.owner.Host))
