@@ -219,7 +219,12 @@ func text(name string, labels []Label) string {
 	if len(labels) == 0 {
 		return name
 	}
+	size := len(name) + 1
+	for _, l := range labels {
+		size += len(l.Name) + len(l.Value) + 4
+	}
 	var b strings.Builder
+	b.Grow(size) // exactly, but for escapes
 	b.WriteString(name)
 	for i, l := range labels {
 		if i == 0 {
