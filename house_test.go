@@ -47,7 +47,7 @@ var rooms = map[string][]string{
 var keys = map[string][]string{
 	"libvirt.org/go/libvirt":                             {"source/libvirt"},
 	"github.com/moby/moby":                               {"source/docker"},
-	"github.com/prometheus/procfs":                       {"source/host", "source/docker", "source/libvirt"},
+	"github.com/prometheus/procfs":                       {"source/docker", "source/libvirt"},
 	"github.com/prometheus/prometheus/prompb":            {"wire"},
 	"github.com/gogo/protobuf":                           {"wire"},
 	"github.com/golang/snappy":                           {"wire"},

@@ -15,8 +15,21 @@ import (
 // (Documentation/admin-guide/iostats.rst).
 const sector = 512
 
-// withFlushes is how many fields a line has that tells of flushes (Linux 5.5).
-const withFlushes = 20
+// The columns of a line of /proc/diskstats behind the name
+// (Documentation/admin-guide/iostats.rst).
+const (
+	readIOs       = 0
+	readSectors   = 2
+	readTicks     = 3
+	writtenIOs    = 4
+	writtenSector = 6
+	writtenTicks  = 7
+	busyTicks     = 9
+	flushTicks    = 16 // since Linux 5.5
+
+	leastColumns = 11
+	mostColumns  = 17
+)
 
 // diskSeries are the series of one disk.
 type diskSeries struct {
@@ -55,7 +68,7 @@ func (s *Source) diskSeries(name string) (*diskSeries, error) {
 }
 
 func (s *Source) readDiskstats(b *sample.Batch) error {
-	stats, err := s.block.ProcDiskstats()
+	content, err := s.files.diskstats.read()
 	t := now()
 	if absent(err) {
 		return nil // a kernel without block devices
@@ -63,27 +76,39 @@ func (s *Source) readDiskstats(b *sample.Batch) error {
 	if err != nil {
 		return fmt.Errorf("read diskstats: %w", err)
 	}
-	for _, disk := range stats {
-		d := s.disks[disk.DeviceName]
+	for len(content) > 0 {
+		var l []byte
+		l, content = line(content)
+		_, rest := word(l) // major
+		_, rest = word(rest)
+		name, rest := word(rest)
+		if len(name) == 0 {
+			continue
+		}
+		d := s.disks[string(name)]
 		if d == nil {
-			if d, err = s.diskSeries(disk.DeviceName); err != nil {
+			if d, err = s.diskSeries(string(name)); err != nil {
 				return fmt.Errorf("tell disks from partitions: %w", err)
 			}
-			s.disks[disk.DeviceName] = d
+			s.disks[string(name)] = d
 		}
 		d.seen = true
 		if d.skip {
 			continue
 		}
+		var c [mostColumns]uint64
+		have, ok := numbers(rest, c[:])
+		if !ok || have < leastColumns {
+			return fmt.Errorf("read diskstats: the line of %s is malformed", name)
+		}
 		for i, v := range [...]float64{
-			float64(disk.ReadSectors) * sector, float64(disk.WriteSectors) * sector,
-			float64(disk.ReadIOs), float64(disk.WriteIOs),
-			float64(disk.ReadTicks) / 1e3, float64(disk.WriteTicks) / 1e3, float64(disk.IOsTotalTicks) / 1e3,
+			float64(c[readSectors]) * sector, float64(c[writtenSector]) * sector, float64(c[readIOs]), float64(c[writtenIOs]),
+			float64(c[readTicks]) / 1e3, float64(c[writtenTicks]) / 1e3, float64(c[busyTicks]) / 1e3,
 		} {
 			b.Add(d.series[i], t, v)
 		}
-		if disk.IoStatsCount >= withFlushes {
-			b.Add(d.flush, t, float64(disk.TimeSpentFlushing)/1e3)
+		if have > flushTicks {
+			b.Add(d.flush, t, float64(c[flushTicks])/1e3)
 		}
 	}
 	for name, d := range s.disks {

@@ -7,7 +7,6 @@ package host
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
 	"regexp"
@@ -16,8 +15,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/procfs"
-	"github.com/prometheus/procfs/blockdevice"
 
 	"fanin/internal/sample"
 )
@@ -39,8 +36,7 @@ type Source struct {
 
 	// Owned by Sample.
 	ready   bool
-	proc    procfs.FS
-	block   blockdevice.FS
+	files   files
 	fixed   fixed
 	cpu     cpuState
 	devices map[string]*interfaceSeries
@@ -96,7 +92,7 @@ type fixed struct {
 
 func (s *Source) start() error {
 	if s.ProcRoot == "" {
-		s.ProcRoot = procfs.DefaultMountPoint
+		s.ProcRoot = defaultProc
 	}
 	if s.SysRoot == "" {
 		s.SysRoot = "/sys"
@@ -110,12 +106,8 @@ func (s *Source) start() error {
 	if s.statfs == nil {
 		s.statfs = statfs
 	}
-	var err error
-	if s.proc, err = procfs.NewFS(s.ProcRoot); err != nil {
-		return fmt.Errorf("open procfs: %w", err)
-	}
-	if s.block, err = blockdevice.NewFS(s.ProcRoot, s.SysRoot); err != nil {
-		return fmt.Errorf("open sysfs: %w", err)
+	if err := s.openFiles(); err != nil {
+		return err
 	}
 	s.devices = make(map[string]*interfaceSeries)
 	s.disks = make(map[string]*diskSeries)
@@ -173,8 +165,10 @@ func (s *Source) Sample(ctx context.Context, b *sample.Batch) error {
 	)
 }
 
+const defaultProc = "/proc"
+
 // foreign reports whether the host's procfs is not our own.
-func (s *Source) foreign() bool { return filepath.Clean(s.ProcRoot) != procfs.DefaultMountPoint }
+func (s *Source) foreign() bool { return filepath.Clean(s.ProcRoot) != defaultProc }
 
 func now() int64 { return time.Now().UnixMilli() }
 

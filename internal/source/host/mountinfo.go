@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -117,11 +116,11 @@ type answer struct {
 }
 
 func (s *Source) readMountinfo(ctx context.Context, b *sample.Batch) error {
-	who, root := "self", "/"
+	root := "/"
 	if s.foreign() {
-		who, root = "1", filepath.Join(s.ProcRoot, "1", "root")
+		root = filepath.Join(s.ProcRoot, "1", "root")
 	}
-	file, err := os.ReadFile(filepath.Join(s.ProcRoot, who, "mountinfo"))
+	file, err := s.files.mountinfo.read()
 	if err != nil {
 		return fmt.Errorf("read mountinfo: %w", err)
 	}
@@ -140,7 +139,7 @@ func (m *mountTable) update(file []byte, root string) {
 			delete(m.asked, point)
 		}
 	}
-	m.file, m.all = file, nil
+	m.file, m.all = bytes.Clone(file), nil
 	for _, one := range parseMountinfo(file) {
 		at := sample.Label{Name: "mountpoint", Value: one.point}
 		m.all = append(m.all, &filesystem{

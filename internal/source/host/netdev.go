@@ -1,9 +1,8 @@
 package host
 
 import (
+	"bytes"
 	"fmt"
-
-	"github.com/prometheus/procfs"
 
 	"fanin/internal/sample"
 )
@@ -29,27 +28,39 @@ func (s *Source) interfaceSeries(name string) *interfaceSeries {
 	return n
 }
 
+// deviceColumns are where in a line of /proc/net/dev the values of a series
+// stand (proc_net(5)): bytes, packets, errs, drop, fifo, frame, compressed,
+// multicast, and the same for what is sent.
+var deviceColumns = [8]int{0, 1, 2, 3, 8, 9, 10, 11}
+
 func (s *Source) readNetDev(b *sample.Batch) error {
-	devices, err := s.netDev()
+	content, err := s.files.netDev.read()
 	t := now()
 	if err != nil {
 		return fmt.Errorf("read net/dev: %w", err)
 	}
-	for name, d := range devices {
-		n := s.devices[name]
+	for len(content) > 0 {
+		var l []byte
+		l, content = line(content)
+		name, rest, found := bytes.Cut(l, []byte(":"))
+		if name = bytes.TrimSpace(name); !found {
+			continue // the heading
+		}
+		n := s.devices[string(name)]
 		if n == nil {
-			n = s.interfaceSeries(name)
-			s.devices[name] = n
+			n = s.interfaceSeries(string(name))
+			s.devices[string(name)] = n
 		}
 		n.seen = true
 		if n.skip {
 			continue
 		}
-		for i, v := range [...]uint64{
-			d.RxBytes, d.RxPackets, d.RxErrors, d.RxDropped,
-			d.TxBytes, d.TxPackets, d.TxErrors, d.TxDropped,
-		} {
-			b.Add(n.series[i], t, float64(v))
+		var columns [16]uint64
+		if have, ok := numbers(rest, columns[:]); !ok || have < len(columns) {
+			return fmt.Errorf("read net/dev: the line of %s is malformed", name)
+		}
+		for i, column := range deviceColumns {
+			b.Add(n.series[i], t, float64(columns[column]))
 		}
 	}
 	for name, n := range s.devices {
@@ -59,17 +70,4 @@ func (s *Source) readNetDev(b *sample.Batch) error {
 		n.seen = false
 	}
 	return nil
-}
-
-// netDev reads the host's interfaces. net is a link to the reader's own
-// network, so that in a container the first process is asked instead.
-func (s *Source) netDev() (procfs.NetDev, error) {
-	if !s.foreign() {
-		return s.proc.NetDev()
-	}
-	first, err := s.proc.Proc(1)
-	if err != nil {
-		return nil, err
-	}
-	return first.NetDev()
 }

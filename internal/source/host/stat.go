@@ -1,10 +1,9 @@
 package host
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
-
-	"github.com/prometheus/procfs"
 
 	"fanin/internal/sample"
 )
@@ -27,20 +26,54 @@ const (
 // cpuTimes are seconds by mode, each second in one mode only.
 type cpuTimes [len(modes)]float64
 
+// ticks is the kernel's unit in this file for everybody, whatever its own
+// (USER_HZ, proc_stat(5)).
+const ticks = 100
+
 // disjoint takes the time of virtual machines out of user and nice, in which
-// the kernel counts it a second time (proc_stat(5)).
-func disjoint(c procfs.CPUStat) cpuTimes {
-	return cpuTimes{
-		user:      c.User - c.Guest,
-		nice:      c.Nice - c.GuestNice,
-		system:    c.System,
-		idle:      c.Idle,
-		iowait:    c.Iowait,
-		irq:       c.IRQ,
-		softirq:   c.SoftIRQ,
-		steal:     c.Steal,
-		guestTime: c.Guest + c.GuestNice,
+// the kernel counts it a second time (proc_stat(5)). Its fields are those of
+// the line of all processors: user, nice, system, idle, iowait, irq, softirq,
+// steal, guest, guest_nice; old kernels have fewer.
+func disjoint(fields [10]uint64) (c cpuTimes) {
+	for i := user; i <= steal; i++ {
+		c[i] = float64(fields[i]) / ticks
 	}
+	guest, guestNice := float64(fields[8])/ticks, float64(fields[9])/ticks
+	c[user] -= guest
+	c[nice] -= guestNice
+	c[guestTime] = guest + guestNice
+	return c
+}
+
+// statFile is what is read of /proc/stat.
+type statFile struct {
+	all      [10]uint64
+	hasAll   bool
+	cpus     int
+	bootTime uint64
+}
+
+func parseStat(b []byte) (s statFile, ok bool) {
+	for len(b) > 0 {
+		var l []byte
+		l, b = line(b)
+		switch name, rest := word(l); {
+		case string(name) == "cpu":
+			n, ok := numbers(rest, s.all[:])
+			if !ok || n < 4 {
+				return s, false
+			}
+			s.hasAll = true
+		case bytes.HasPrefix(name, []byte("cpu")):
+			s.cpus++
+		case string(name) == "btime":
+			w, _ := word(rest)
+			if s.bootTime, ok = whole(w); !ok {
+				return s, false
+			}
+		}
+	}
+	return s, true
 }
 
 // busyPercent is the share of the time the machine was given between two
@@ -96,15 +129,19 @@ func (s *cpuState) next(c cpuTimes) (before, after cpuTimes, ok bool) {
 }
 
 func (s *Source) readStat(b *sample.Batch) error {
-	stat, err := s.proc.Stat()
+	content, err := s.files.stat.read()
 	t := now()
 	if err != nil {
 		return fmt.Errorf("read stat: %w", err)
 	}
-	if stat.CPUTotal == (procfs.CPUStat{}) {
+	stat, ok := parseStat(content)
+	switch {
+	case !ok:
+		return errors.New("read stat: it is malformed")
+	case !stat.hasAll:
 		return errors.New("read stat: it has no line of all processors")
 	}
-	before, after, ok := s.cpu.next(disjoint(stat.CPUTotal))
+	before, after, ok := s.cpu.next(disjoint(stat.all))
 	for i, seconds := range after {
 		b.Add(s.fixed.modes[i], t, seconds)
 	}
@@ -113,11 +150,11 @@ func (s *Source) readStat(b *sample.Batch) error {
 			b.Add(s.fixed.legacyCPU, t, percent)
 		}
 	}
-	if n := len(stat.CPU); n > 0 {
-		b.Add(s.fixed.cpus, t, float64(n))
+	if stat.cpus > 0 {
+		b.Add(s.fixed.cpus, t, float64(stat.cpus))
 	}
-	if stat.BootTime > 0 {
-		b.Add(s.fixed.bootTime, t, float64(stat.BootTime))
+	if stat.bootTime > 0 {
+		b.Add(s.fixed.bootTime, t, float64(stat.bootTime))
 	}
 	return nil
 }
