@@ -40,6 +40,7 @@ var rooms = map[string][]string{
 	"targets":         {"deployment", "admission"},
 	"dashboard":       {"sample", "deployment", "presence", "window"},
 	"daemon":          {},
+	"e2e/load":        {"e2e/fleet"},
 }
 
 // keys are packages of others (with all below them) that only some rooms may
@@ -48,9 +49,9 @@ var keys = map[string][]string{
 	"libvirt.org/go/libvirt":                             {"source/libvirt"},
 	"github.com/moby/moby":                               {"source/docker"},
 	"github.com/prometheus/procfs":                       {"source/docker", "source/libvirt"},
-	"github.com/prometheus/prometheus/prompb":            {"wire"},
+	"github.com/prometheus/prometheus/prompb":            {"wire", "e2e/fleet"},
 	"github.com/gogo/protobuf":                           {"wire"},
-	"github.com/golang/snappy":                           {"wire"},
+	"github.com/golang/snappy":                           {"wire", "e2e/fleet"},
 	"github.com/prometheus/exporter-toolkit":             {"daemon"},
 	"github.com/prometheus/prometheus/tsdb":              {"history"},
 	"github.com/prometheus/prometheus/promql":            {"history"},
