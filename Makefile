@@ -14,7 +14,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 INFO     = github.com/prometheus/common/version
 LDFLAGS  = -s -w -X $(INFO).Version=$(VERSION) -X $(INFO).Revision=$(shell git rev-parse HEAD 2>/dev/null)
 
-.PHONY: all build demo test chaos chaos-peers race bench lint deps update clean help
+.PHONY: all build demo test chaos chaos-peers race bench bench-peers lint deps update clean help
 
 all: build
 
@@ -50,10 +50,14 @@ race:
 bench:
 	SKIP_E2E=1 $(GO) test -tags $(TAGS) -run '^$$' -bench . -benchmem ./...
 
+## bench-peers: gateway and pusher beside Prometheus, VictoriaMetrics, Pushgateway and the libvirt exporter, in one run
+bench-peers:
+	@tools/bench-peers $(if $(QUICK),-quick)
+
 ## lint: golangci-lint as .golangci.yml says, and shellcheck
 lint: $(CACHE)/golangci-lint
 	$(CACHE)/golangci-lint run --allow-parallel-runners
-	@if command -v shellcheck >/dev/null; then shellcheck -S warning stack/demo stack/setup internal/e2e/deps tools/chaos-peers .ci/run; fi
+	@if command -v shellcheck >/dev/null; then shellcheck -S warning stack/demo stack/setup internal/e2e/deps tools/chaos-peers tools/bench-peers .ci/run; fi
 
 $(CACHE)/golangci-lint: tools/lint/go.mod
 	@mkdir -p $(CACHE)
