@@ -14,7 +14,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 INFO     = github.com/prometheus/common/version
 LDFLAGS  = -s -w -X $(INFO).Version=$(VERSION) -X $(INFO).Revision=$(shell git rev-parse HEAD 2>/dev/null)
 
-.PHONY: all build demo test chaos chaos-peers race bench bench-peers lint deps update clean help
+.PHONY: all build demo test chaos chaos-peers race fuzz bench bench-peers simulate lint deps update clean help
 
 all: build
 
@@ -53,6 +53,11 @@ bench:
 ## bench-peers: gateway and pusher beside Prometheus, VictoriaMetrics, Pushgateway and the libvirt exporter, in one run
 bench-peers:
 	@tools/bench-peers $(if $(QUICK),-quick)
+
+## simulate: how the gateway's cost grows with the number of nodes, to NODES
+NODES ?= 10000
+simulate:
+	$(GO) run ./internal/e2e/simulate --nodes=$(NODES)
 
 ## lint: golangci-lint as .golangci.yml says, and shellcheck
 lint: $(CACHE)/golangci-lint

@@ -40,6 +40,7 @@ var rooms = map[string][]string{
 	"targets":         {"deployment", "admission"},
 	"dashboard":       {"sample", "deployment", "presence", "window"},
 	"daemon":          {},
+	"e2e/simulate":    {"e2e/fleet", "sample", "wire", "deployment", "admission", "presence", "window", "ingest", "exposition"},
 	"e2e/load":        {"e2e/fleet"},
 }
 
