@@ -46,9 +46,13 @@ chaos-peers: deps
 race:
 	SKIP_E2E=1 CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -count=1 -timeout 15m $$($(GO) list ./... | grep -v /e2e)
 
-## bench: the benchmarks, for benchstat
+## bench: the benchmarks, for benchstat (BENCH=pattern, COUNT=times, BENCHTIME=of each); as root those of the sources too
+BENCH     ?= .
+COUNT     ?= 1
+BENCHTIME ?= 1s
 bench:
-	SKIP_E2E=1 $(GO) test -tags $(TAGS) -run '^$$' -bench . -benchmem ./...
+	@SKIP_E2E=$$([ "$$(id -u)" = 0 ] || echo 1) CGO_ENABLED=1 $(GO) test -tags $(TAGS) -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) -benchtime $(BENCHTIME) -timeout 60m \
+		$$($(GO) list ./... | grep -v '/e2e/\(peers\|simulate\|load\|rig\)') 
 
 ## bench-peers: gateway and pusher beside Prometheus, VictoriaMetrics, Pushgateway and the libvirt exporter, in one run
 bench-peers:

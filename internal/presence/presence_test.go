@@ -14,7 +14,7 @@ import (
 
 var start = time.Unix(1_700_000_000, 0)
 
-func roster(t *testing.T, guests ...string) *deployment.Roster {
+func roster(t testing.TB, guests ...string) *deployment.Roster {
 	t.Helper()
 	var parts []string
 	for _, g := range guests {
