@@ -46,6 +46,13 @@ chaos-peers: deps
 race:
 	SKIP_E2E=1 CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -count=1 -timeout 15m $$($(GO) list ./... | grep -v /e2e)
 
+## fuzz: a million mutated bodies of each version against prompb, then every fuzz test for FUZZTIME
+FUZZTIME ?= 10s
+fuzz:
+	$(GO) test -v -run 'TestDecodersAgreeWithPrompb|TestBombs' -timeout 30m ./internal/wire -mutations=1000000 -seed=0 -repeats=100
+	@grep -r --include='*_test.go' -o '^func Fuzz[A-Za-z0-9]*' internal | sed 's|/[^/]*:func | |' | while read -r folder name; do \
+		SKIP_E2E=1 $(GO) test -tags $(TAGS) -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) ./$$folder || exit 1; done
+
 ## bench: the benchmarks, for benchstat (BENCH=pattern, COUNT=times, BENCHTIME=of each); as root those of the sources too
 BENCH     ?= .
 COUNT     ?= 1

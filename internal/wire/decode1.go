@@ -81,6 +81,9 @@ func (r *Request) walk1() error {
 			if err := checked(f.bytes, &metadataShape, nothing); err != nil {
 				return err
 			}
+			if len(d.metadata) >= r.limits.Series {
+				return tooLarge("more than %d metadata entries", r.limits.Series)
+			}
 			d.metadata = append(d.metadata, span{at, f.to})
 		}
 	}

@@ -3,7 +3,6 @@ package wire
 import (
 	"bytes"
 	"encoding/binary"
-	"math"
 )
 
 // Field numbers of io.prometheus.write.v2.Request and the messages in it.
@@ -123,7 +122,7 @@ func (r *Request) table() error {
 	if !bytes.HasPrefix(raw[:r.symbolsEnd], m.symbols) {
 		m.reset()
 	}
-	if len(m.symbols) != r.symbolsEnd {
+	if string(m.symbols) != string(raw[:r.symbolsEnd]) {
 		m.symbols = append(m.symbols[:0], raw[:r.symbolsEnd]...)
 	}
 	m.count = r.symbols
@@ -170,11 +169,11 @@ func (r *Request) symbol(ref uint32) []byte {
 }
 
 func (r *Request) check2(message []byte) error {
-	samples := 0
+	samples, refs := 0, 0
 	if err := checked(message, &series2Shape, func(f field) error {
 		switch f.number {
 		case series2Refs:
-			return r.checkRefs(f)
+			return r.checkRefs(f, &refs)
 		case series2Sample:
 			samples++
 			return checked(f.bytes, &sample2Shape, nothing)
@@ -190,7 +189,7 @@ func (r *Request) check2(message []byte) error {
 	}); err != nil {
 		return err
 	}
-	if r.readRefs(message); len(r.d.refs)%2 != 0 {
+	if refs%2 != 0 {
 		return malformed("a label without a value")
 	}
 	return r.count(samples)
@@ -198,8 +197,9 @@ func (r *Request) check2(message []byte) error {
 
 // checkRefs takes numbers in both forms that protobuf has: packed, and one by
 // one.
-func (r *Request) checkRefs(f field) error {
+func (r *Request) checkRefs(f field, count *int) error {
 	in := func(v uint64) error {
+		*count++
 		if v >= uint64(r.symbols) {
 			return malformed("symbol %d of %d", v, r.symbols)
 		}
@@ -227,13 +227,14 @@ func (r *Request) checkRefs(f field) error {
 // readRefs collects the symbols' numbers of a checked message.
 func (r *Request) readRefs(message []byte) {
 	refs := r.d.refs[:0]
+	most := 2*r.limits.Labels + 2
 	_ = fields(message, func(f field) error {
 		switch {
-		case f.number != series2Refs:
+		case f.number != series2Refs || len(refs) >= most:
 		case f.wire == wireVarint:
 			refs = append(refs, uint32(f.value))
 		default:
-			for b := f.bytes; len(b) > 0; {
+			for b := f.bytes; len(b) > 0 && len(refs) < most; {
 				v, n := binary.Uvarint(b)
 				refs, b = append(refs, uint32(v)), b[n:]
 			}
@@ -302,7 +303,7 @@ func (s *Series) Metadata() (m Metadata, ok bool) {
 		return fields(f.bytes, func(f field) error {
 			switch f.number {
 			case metadata2Kind:
-				m.Type = Type(min(f.value, math.MaxInt32))
+				m.Type = Type(f.value)
 			case metadata2Help:
 				m.Help = s.r.symbol(uint32(f.value))
 			case metadata2Unit:

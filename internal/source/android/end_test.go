@@ -310,7 +310,7 @@ func TestAttach(t *testing.T) {
 	if p, err := s.scanner.attach(1<<22+1, 1); !errors.Is(err, errGone) {
 		t.Errorf("got %+v, %v, want errGone", p, err)
 	}
-	if after := descriptors(t); after != before {
+	if after := descriptors(t); after > before { // others' may have been closed meanwhile
 		t.Errorf("%d descriptors, %d before", after, before)
 	}
 }

@@ -97,7 +97,7 @@ func (s *Source) readDiskstats(b *sample.Batch) error {
 			continue
 		}
 		var c [mostColumns]uint64
-		have, ok := numbers(rest, c[:])
+		have, ok := readNumbers(rest, c[:])
 		if !ok || have < leastColumns {
 			return fmt.Errorf("read diskstats: the line of %s is malformed", name)
 		}

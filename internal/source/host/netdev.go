@@ -56,7 +56,7 @@ func (s *Source) readNetDev(b *sample.Batch) error {
 			continue
 		}
 		var columns [16]uint64
-		if have, ok := numbers(rest, columns[:]); !ok || have < len(columns) {
+		if have, ok := readNumbers(rest, columns[:]); !ok || have < len(columns) {
 			return fmt.Errorf("read net/dev: the line of %s is malformed", name)
 		}
 		for i, column := range deviceColumns {

@@ -48,9 +48,9 @@ func decimal(b []byte) (v float64, ok bool) {
 	return float64(n) / unit, ok
 }
 
-// numbers reads up to len(into) numbers from the beginning of b and returns how
+// readNumbers reads up to len(into) numbers from the beginning of b and returns how
 // many there were; ok is false when one of them is none.
-func numbers(b []byte, into []uint64) (n int, ok bool) {
+func readNumbers(b []byte, into []uint64) (n int, ok bool) {
 	for n < len(into) {
 		var w []byte
 		if w, b = word(b); len(w) == 0 {

@@ -59,7 +59,7 @@ func parseStat(b []byte) (s statFile, ok bool) {
 		l, b = line(b)
 		switch name, rest := word(l); {
 		case string(name) == "cpu":
-			n, ok := numbers(rest, s.all[:])
+			n, ok := readNumbers(rest, s.all[:])
 			if !ok || n < 4 {
 				return s, false
 			}
