@@ -64,8 +64,8 @@ func TestLargeTick(t *testing.T) {
 func TestVitals(t *testing.T) {
 	var v vitals
 	l := spool.Ledger{Committed: 10, Delivered: 4, Pending: 3, Dropped: map[string]uint64{"full": 1, "too_old": 0}, Refused: map[string]uint64{"not_active": 2}}
-	for range 2 {
-		points := v.append(nil, l, time.UnixMilli(5))
+	for i := range 2 {
+		points := v.append(nil, l, time.UnixMilli(int64(5+i)))
 		got := make(map[string]float64)
 		for _, p := range points {
 			got[p.Series.Text()] = p.V
@@ -82,6 +82,24 @@ func TestVitals(t *testing.T) {
 			if v, ok := got[name]; !ok || v != value {
 				t.Errorf("%s = %v (there: %v), want %v", name, v, ok, value)
 			}
+		}
+	}
+}
+
+// TestVitalsWhenTheClockIsSet: their times rise, or begin anew after more than a
+// minute.
+func TestVitalsWhenTheClockIsSet(t *testing.T) {
+	var v vitals
+	begin := time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		at   time.Duration
+		want bool
+	}{
+		{0, true}, {0, false}, {time.Second, true}, {-29 * time.Second, false}, {1001 * time.Millisecond, true},
+		{2 * time.Minute, true}, {0, true}, {time.Millisecond, true}, {0, false},
+	} {
+		if got := len(v.append(nil, spool.Ledger{}, begin.Add(c.at))) > 0; got != c.want {
+			t.Errorf("at %s: %v, want %v", c.at, got, c.want)
 		}
 	}
 }

@@ -22,12 +22,24 @@ var (
 // vitals are the ledger's points. The zero value is ready.
 type vitals struct {
 	series map[*sample.Family]map[string]*sample.Series // by reason
+	last   int64                                        // time of the newest points
 }
 
+// setBack is by how much the clock has to go back for series to begin anew,
+// as in the sampler.
+const setBack = time.Minute
+
 // append adds the ledger as it is now, before the batch itself is committed.
+// It adds nothing when the clock was set back a little and the time of the last
+// one has not come again.
 func (v *vitals) append(points []sample.Point, l spool.Ledger, now time.Time) []sample.Point {
+	t := now.UnixMilli()
+	if t <= v.last && v.last-t <= setBack.Milliseconds() {
+		return points
+	}
+	v.last = t
 	add := func(f *sample.Family, reason string, value uint64) {
-		points = append(points, sample.Point{Series: v.of(f, reason), T: now.UnixMilli(), V: float64(value)})
+		points = append(points, sample.Point{Series: v.of(f, reason), T: t, V: float64(value)})
 	}
 	add(committedSamples, "", l.Committed)
 	add(deliveredSamples, "", l.Delivered)

@@ -56,7 +56,8 @@ const defaultMaxPoints = 500_000
 // Page is what a reader gets at once. It belongs to one goroutine.
 type Page struct {
 	// Points are grouped by series, in the order of [Store.Newest]; those of
-	// a series ascend. Stale markers are among them if the reader wanted them.
+	// a series ascend, unless this machine's clock was set back meanwhile. Stale
+	// markers are among them if the reader wanted them.
 	Points []sample.Point
 
 	store *Store

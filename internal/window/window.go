@@ -62,6 +62,9 @@ const (
 	// taken twice.
 	rememberFor = time.Hour
 	maxEnded    = 100_000
+	// aheadFor is how far ahead of the clock the newest point of a series can
+	// be: what is further ahead is not admitted.
+	aheadFor = time.Minute
 )
 
 // MinBytes is the least that [Store.MaxBytes] may be.
@@ -112,7 +115,7 @@ type cell struct {
 	v       float64
 	last    Position // of its newest point or marker
 	after   *cell    // what came next in its sender's last batch
-	arrived uint32   // in tenths of a second since the store's first
+	arrived uint32   // in tenths of a second since the first point came
 	keep    uint32   // the same, without a new point
 	ref     uint32
 	ended   bool
@@ -122,10 +125,8 @@ type cell struct {
 
 var _ [64 - unsafe.Sizeof(cell{})]struct{} // it fits a size of the allocator
 
-// tenths is a time as cells have it.
-func (s *Store) tenths(at time.Time) uint32 {
-	return uint32(max(0, at.Sub(s.first)) / (100 * time.Millisecond))
-}
+// tenths is nanoseconds as cells have them.
+func tenths(ns int64) uint32 { return uint32(max(0, min(ns/1e8, math.MaxUint32))) }
 
 // endsAt is the time of the marker: that of the sender's own, else the first
 // millisecond after the newest point.
@@ -164,14 +165,20 @@ func (s *Store) Append(points []sample.Point, now time.Time, keep time.Duration,
 		s.tally.refuse(err)
 		return 0, s.log.end, err
 	}
-	s.at(now)
-	at, arrived, kept := now.UnixNano(), s.tenths(now), uint32(min(keep/(100*time.Millisecond), math.MaxUint32))
+	at := s.at(now)
+	arrived, kept := tenths(at), tenths(int64(keep))
+	present := now.Add(aheadFor).UnixMilli()
 	guess := &sender.first
 	for i, p := range points {
 		// Most batches are like the one before: no need to look up the text.
 		c := *guess
 		if c == nil || c.series.Load() != p.Series || s.slots[c.ref] != c {
 			c = s.find(p.Series.Text())
+		}
+		if c != nil && c.t > present && p.T < c.t {
+			// The clock was ahead when that point was taken, and has been set right:
+			// the series begins anew.
+			c.t = math.MinInt64
 		}
 		c, o := s.append(c, p, at, sender)
 		if c != nil {
@@ -194,8 +201,10 @@ func (s *Store) prepare() {
 	}
 }
 
-// at notes the time.
-func (s *Store) at(now time.Time) {
+// at notes the time and returns it as nanoseconds since the first point came,
+// by the monotonic clock: no series may live on, or end, because the wall clock
+// is set.
+func (s *Store) at(now time.Time) int64 {
 	if s.first.IsZero() {
 		s.first = now
 		s.expect(now)
@@ -203,6 +212,7 @@ func (s *Store) at(now time.Time) {
 	if now.After(s.newest) {
 		s.newest = now
 	}
+	return int64(now.Sub(s.first))
 }
 
 // inGrace reports whether readers may still come that nobody knows of.
@@ -359,8 +369,7 @@ func (s *Store) Sweep(now time.Time, keep func(sample.Owner) bool) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.prepare()
-	s.at(now)
-	at, tenths := now.UnixNano(), s.tenths(now)
+	at := s.at(now)
 	verdicts := map[*sample.Owner]bool{}
 	var owner *sample.Owner // of the series before, which most share
 	var kept bool
@@ -376,7 +385,7 @@ func (s *Store) Sweep(now time.Time, keep func(sample.Owner) bool) int {
 				verdicts[owner] = kept
 			}
 		}
-		if c.owed || !kept || uint64(tenths) > uint64(c.arrived)+uint64(c.keep) {
+		if c.owed || !kept || uint64(tenths(at)) > uint64(c.arrived)+uint64(c.keep) {
 			s.end(c, at, s.log.sender(c.owner.Host))
 		}
 	}

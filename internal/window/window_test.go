@@ -61,6 +61,37 @@ func TestAppend(t *testing.T) {
 	}
 }
 
+// TestClockSetBack: the clock was an hour ahead and is set right. Series begin
+// anew at once, instead of being silent for an hour; a minute is waited out, as
+// a sender's clock may be ahead by that much.
+func TestClockSetBack(t *testing.T) {
+	var s Store
+	a := series(cpu, "a")
+	for i, c := range []struct {
+		clock, at time.Duration
+		want      Outcome
+	}{
+		{time.Hour, time.Hour, Stored},
+		{time.Hour, time.Hour + 30*time.Second, Stored},
+		{time.Hour - 30*time.Second, time.Hour - 30*time.Second, Late},
+		{0, 0, Stored},
+		{0, 0, Duplicate},
+		{time.Second, time.Second, Stored},
+		{time.Second, time.Second / 2, Late},
+		{time.Hour, time.Hour, Stored},
+	} {
+		got := Stored
+		point := sample.Point{Series: a, T: start.Add(c.at).UnixMilli(), V: 1}
+		s.Append([]sample.Point{point}, start.Add(c.clock), time.Minute, func(_ int, o Outcome) { got = o })
+		if got != c.want {
+			t.Errorf("append %d: got outcome %d, want %d", i, got, c.want)
+		}
+	}
+	if got, want := page(&s, nil), fmt.Sprintf("testbed_guest_cpu a 1@%d", start.Add(time.Hour).UnixMilli()); len(got) != 1 || got[0] != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestPageIsSortedAndMatched(t *testing.T) {
 	var s Store
 	s.Append([]sample.Point{
