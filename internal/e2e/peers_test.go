@@ -30,6 +30,7 @@ type entrant struct {
 
 	committed int          // or scraped, at the end
 	found     []rig.Series // by the receiver
+	last      ledger       // of ours
 }
 
 // contest is one fault on all agents at once.
@@ -323,10 +324,9 @@ func (c *contest) end() (rows []row) {
 	c.t.Helper()
 	for _, e := range c.entrants {
 		if e.ours {
-			rig.Eventually(c.t, 30*time.Second, func() error {
-				l, err := readLedger(e.own)
-				if err == nil && l.pending > 0 {
-					err = fmt.Errorf("%v samples are pending", l.pending)
+			rig.Eventually(c.t, 30*time.Second, func() (err error) {
+				if e.last, err = readLedger(e.own); err == nil && e.last.pending > 0 {
+					err = fmt.Errorf("%v samples are pending", e.last.pending)
 				}
 				return err
 			})
@@ -367,13 +367,16 @@ func (c *contest) end() (rows []row) {
 }
 
 // count finds what ours has committed, a record that was damaged later
-// included, and tests it: at most that record is lost, and it is said.
+// included, and tests it: at most that record is lost, and the ledger says so.
 func (c *contest) count(e *entrant) (committed, arrived int) {
 	c.t.Helper()
 	all, records, damaged := e.journal.load("")
 	mostInRecord := 0
 	for _, r := range records {
 		mostInRecord = max(mostInRecord, r.samples)
+	}
+	if int(e.last.dropped) != damaged || e.last.refused > 0 {
+		c.t.Errorf("%d samples are damaged; the ledger says%s", damaged, e.last.text)
 	}
 	if damaged > mostInRecord || (damaged > 0) != e.flipped {
 		c.t.Errorf("%d samples are damaged, and a record has at most %d", damaged, mostInRecord)
