@@ -51,7 +51,7 @@ func TestAndroid(t *testing.T) {
 	b.shows(androidPage, 20*time.Second,
 		of("testbed_guest_up")+"} 1", of("testbed_guest_info", fmt.Sprintf(`backend_id="%d"`, p.Cmd.Process.Pid)),
 		of("testbed_guest_start_time_seconds"), of("testbed_guest_cpu_usage_seconds_total"), of("testbed_guest_cpu"),
-		of("testbed_guest_cpu_limit_cores")+"} 2", of("testbed_guest_memory_usage_bytes"), of("testbed_guest_memory_limit_bytes")+"} 2.147483648e+09",
+		of("testbed_guest_cpu_limit_cores")+"} 2", of("testbed_guest_memory_usage_bytes"), of("testbed_guest_memory_limit_bytes")+"} 2147483648",
 		of("testbed_guest_processes"), of("testbed_guest_disk_written_bytes_total"),
 		of("testbed_guest_network_receive_bytes_total", `device="eth0"`), of("testbed_guest_network_transmit_bytes_total", `device="eth0"`),
 		down("tablet", "not_seen"))
