@@ -14,7 +14,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 INFO     = github.com/prometheus/common/version
 LDFLAGS  = -s -w -X $(INFO).Version=$(VERSION) -X $(INFO).Revision=$(shell git rev-parse HEAD 2>/dev/null)
 
-.PHONY: all build demo test chaos chaos-peers race fuzz bench bench-peers simulate lint deps update clean help
+.PHONY: all build demo test chaos chaos-peers race fuzz bench bench-peers simulate performance lint deps update clean help
 
 all: build
 
@@ -70,10 +70,14 @@ NODES ?= 10000
 simulate:
 	$(GO) run ./internal/e2e/simulate --nodes=$(NODES)
 
+## performance: all figures of docs/performance.md anew, half an hour
+performance:
+	@tools/performance
+
 ## lint: golangci-lint as .golangci.yml says, and shellcheck
 lint: $(CACHE)/golangci-lint
 	$(CACHE)/golangci-lint run --allow-parallel-runners
-	@if command -v shellcheck >/dev/null; then shellcheck -S warning stack/demo stack/setup internal/e2e/deps tools/chaos-peers tools/bench-peers .ci/run; fi
+	@if command -v shellcheck >/dev/null; then shellcheck -S warning stack/demo stack/setup internal/e2e/deps tools/chaos-peers tools/bench-peers tools/performance .ci/run; fi
 
 $(CACHE)/golangci-lint: tools/lint/go.mod
 	@mkdir -p $(CACHE)
