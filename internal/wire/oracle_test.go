@@ -633,3 +633,25 @@ func TestDeliberateExceptions(t *testing.T) {
 		}
 	}
 }
+
+// A pusher that starts again may name the same guests in another order: a
+// table of symbols as long as the one before, in which every number means
+// something else.
+func TestAnotherTableOfTheSameLength(t *testing.T) {
+	body := func(guest, other string) []byte {
+		raw := []byte{0x22, 0}
+		for _, symbol := range []string{nameLabel, "up", "guest", guest, other} {
+			raw = appendMessage(raw, request2Symbols, []byte(symbol))
+		}
+		return appendMessage(raw, request2Timeseries, []byte{0x0a, 4, 1, 2, 3, 4, 0x12, 11, 0x09, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 1})
+	}
+	c := recollection{v: V2, m: Memory{Version: V2, Max: 10}}
+	var d Decoder
+	for _, raw := range [][]byte{body("web-1", "web-2"), body("web-2", "web-1"), body("web-1", "web-2"), body("web-1", "web-2")} {
+		want, why := judge(t, V2, &d, raw)
+		if want == nil {
+			t.Fatalf("refused: %s", why)
+		}
+		c.decode(t, &d, raw, want)
+	}
+}
