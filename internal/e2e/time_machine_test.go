@@ -208,7 +208,7 @@ func (c *clocked) goesOn(d time.Duration, least, most float64) (away time.Durati
 func (c *clocked) refuses(reason string) {
 	c.t.Helper()
 	rig.Eventually(c.t, 15*time.Second, func() error {
-		if got := c.testbed.refused(); got[reason] < 150 {
+		if got := c.refused(); got[reason] < 150 {
 			return fmt.Errorf("%s refuses %v, want a few ticks as %s", c.url, got, reason)
 		}
 		return nil

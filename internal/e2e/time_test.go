@@ -108,6 +108,7 @@ const hostLoad = `testbed_host_load1{host_name="main-host"}`
 // TestStoppedPusher: a pusher that does not run for 5 s has one gap. Its ticks
 // are on the grid before and after, and it makes up for nothing.
 func TestStoppedPusher(t *testing.T) {
+	rig.Need(t)
 	const interval = 100 * time.Millisecond
 	b := newTestbed(t)
 	c := collect(t, b.url)
