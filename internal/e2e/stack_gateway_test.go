@@ -30,6 +30,7 @@ func TestStackGatewayBehindNginx(t *testing.T) {
 			"--web.listen-address=:9370", "--web.listen-address="+address,
 			"/etc/fanin/deployments", filepath.Join(dir, "deployments"),
 			"/etc/fanin/nodes.yml", filepath.Join(dir, "secrets", "nodes.yml"),
+			"/etc/fanin/exporter-rules.yml", filepath.Join(dir, "exporter-rules.yml"),
 		).Replace(a))
 	}
 	gateway := rig.Start(t, buildStatic(t, "gateway"), args...)

@@ -161,6 +161,7 @@ func TestStackNginxPaths(t *testing.T) {
 		{"GET", "/api/v1/deployments", 200, "gateway /api/v1/deployments"},
 		{"GET", "/api/v1/deployments/signal", 200, "gateway /api/v1/deployments/signal"},
 		{"POST", "/api/v1/write", 200, "gateway /api/v1/write"},
+		{"GET", "/api/v1/targets?node=main-host", 200, "gateway /api/v1/targets?node=main-host"},
 		{"GET", "/grafana", 301, "/grafana/"},
 		{"GET", "/grafana/", 200, "grafana stand-in /grafana/"},
 		{"GET", "/grafana/d-solo/u/s?orgId=1&var-proj_n=a%20b", 200, "grafana stand-in /grafana/d-solo/u/s?orgId=1&var-proj_n=a%20b"},
