@@ -79,7 +79,8 @@ func (c *cluster) ready(url string) {
 }
 
 // pusher starts a pusher that speaks for host and goes by way of an address;
-// it samples this machine unless the arguments say otherwise.
+// it samples this machine, without guests that others may run on it, unless the
+// arguments say otherwise.
 func (c *cluster) pusher(host, way string, interval time.Duration, args ...string) *sender {
 	c.t.Helper()
 	n := &sender{
@@ -89,7 +90,7 @@ func (c *cluster) pusher(host, way string, interval time.Duration, args ...strin
 	n.program = c.program("pusher of "+host, func() *exec.Cmd {
 		return exec.Command(filepath.Join(programs(c.t), "pusher"), append([]string{
 			"--push.url=http://" + way + "/api/v1/write", "--node.name=" + host, "--sample.interval=" + n.interval.String(),
-			"--spool.path=" + n.spool, "--web.listen-address=" + n.metrics, "--no-docker", "--no-libvirt",
+			"--spool.path=" + n.spool, "--web.listen-address=" + n.metrics, "--no-docker", "--no-libvirt", "--no-android",
 		}, n.args...)...)
 	})
 	n.journal = keepJournal(c.t, n.spool, c.t.TempDir())

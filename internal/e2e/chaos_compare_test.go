@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"testing"
 	"time"
 
 	"fanin/internal/e2e/rig"
@@ -176,26 +177,27 @@ func (c *cluster) same(p *rig.PrometheusServer, within time.Duration) (samples, 
 		if one.samples == 0 {
 			c.t.Errorf("%s has committed nothing", one.host)
 		}
-		c.tell(one)
+		c.diary.tell(c.t, one)
 	}
 	return samples, series
 }
 
-func (c *cluster) tell(one comparison) {
-	c.t.Helper()
+// tell says what is wrong with one host, and what was done around that time.
+func (d *diary) tell(t *testing.T, one comparison) {
+	t.Helper()
 	if one.faults() == 0 {
-		c.t.Logf("%s: %d samples of %d series in %d records; none is missing, different or too many", one.host, one.samples, one.series, len(one.records))
+		t.Logf("%s: %d samples of %d series in %d records; none is missing, different or too many", one.host, one.samples, one.series, len(one.records))
 		return
 	}
-	c.t.Errorf("%s: of %d samples of %d series %d are missing, %d are different, %d are too many", one.host, one.samples, one.series,
+	t.Errorf("%s: of %d samples of %d series %d are missing, %d are different, %d are too many", one.host, one.samples, one.series,
 		len(one.missing), len(one.different), len(one.extra))
 	for _, kind := range []struct {
 		what string
 		all  []difference
 	}{{"missing", one.missing}, {"different", one.different}, {"too many", one.extra}} {
 		for _, spell := range spells(kind.all) {
-			c.t.Errorf("%s, %s: %s\n%s", one.host, kind.what, spell.describe(one.records),
-				c.between(time.UnixMilli(spell.from).Add(-5*time.Second), time.UnixMilli(spell.to).Add(20*time.Second)))
+			t.Errorf("%s, %s: %s\n%s", one.host, kind.what, spell.describe(one.records),
+				d.between(time.UnixMilli(spell.from).Add(-5*time.Second), time.UnixMilli(spell.to).Add(20*time.Second)))
 		}
 	}
 }

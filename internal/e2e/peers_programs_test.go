@@ -63,7 +63,7 @@ func agents(t *testing.T) (all []agent, left []string) {
 	pusher := filepath.Join(programs(t), "pusher")
 	all = append(all, agent{"fanin pusher", func(b berth) *exec.Cmd {
 		return exec.Command(pusher, "--push.url=http://"+b.receiver+"/api/v1/write", "--spool.path="+b.queue,
-			"--web.listen-address="+b.own, "--no-docker", "--no-libvirt")
+			"--web.listen-address="+b.own, "--no-docker", "--no-libvirt", "--no-android")
 	}, true})
 
 	prometheus := func(binary string, mode string) agent {

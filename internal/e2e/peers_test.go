@@ -166,7 +166,7 @@ func (c *contest) arrived(e *entrant) (found []rig.Series, n int, err error) {
 	// A flipped byte may have made another series of one.
 	selector := fmt.Sprintf(`{__name__!="up",__name__!~"scrape_.*",peer=%q}`, e.agent.name)
 	if e.ours {
-		selector = `{__name__=~"testbed_host_.+|fanin_.+"}`
+		selector = `{__name__=~"testbed_.+|fanin_.+"}`
 	}
 	found, err = c.receiver.TryQuery(selector + "[1h]")
 	for _, series := range found {
@@ -238,8 +238,8 @@ func (c *contest) flipped() {
 	c.wait(15 * time.Second)
 }
 
-// flip changes the byte in the middle of the largest file of an agent's queue,
-// as far as something is written in it.
+// flip changes a byte of the largest file of an agent's queue: at 87 %
+// of what is written in it, where it has not been delivered and no record begins.
 func (c *contest) flip(e *entrant) {
 	c.t.Helper()
 	var largest string
@@ -266,17 +266,17 @@ func (c *contest) flip(e *entrant) {
 	if len(content) == 0 {
 		c.t.Fatalf("%s has nothing on disk", e.agent.name)
 	}
-	middle := len(content) / 2
+	place := len(content) * 87 / 100
 	f, err := os.OpenFile(largest, os.O_WRONLY, 0)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	defer f.Close()
-	if _, err := f.WriteAt([]byte{content[middle] ^ 0x10}, int64(middle)); err != nil {
+	if _, err := f.WriteAt([]byte{content[place] ^ 0x10}, int64(place)); err != nil {
 		c.t.Fatal(err)
 	}
 	e.flipped = true
-	c.diary.note("%s: byte %d of %d of %s was flipped", e.agent.name, middle, len(content), filepath.Base(largest))
+	c.diary.note("%s: byte %d of %d of %s was flipped", e.agent.name, place, len(content), filepath.Base(largest))
 }
 
 func (c *contest) full() {
@@ -378,16 +378,18 @@ func (c *contest) count(e *entrant) (committed, arrived int) {
 	if int(e.last.dropped) != damaged || e.last.refused > 0 {
 		c.t.Errorf("%d samples are damaged; the ledger says%s", damaged, e.last.text)
 	}
-	if damaged > mostInRecord || (damaged > 0) != e.flipped {
-		c.t.Errorf("%d samples are damaged, and a record has at most %d", damaged, mostInRecord)
+	if !e.flipped {
+		mostInRecord = 0
+	}
+	if damaged > mostInRecord { // none when the byte was one of a frame, which is there twice
+		c.t.Errorf("%d samples are damaged, want at most %d", damaged, mostInRecord)
 	}
 	got := history{}
 	for _, series := range e.found {
 		got[stored(series.Labels)] = series.Points
 	}
 	differ := (&expectation{history: all}).against(got)
-	if differ.faults() > 0 {
-		c.t.Errorf("of %d samples %d are missing, %d are different, %d are too many", differ.samples, len(differ.missing), len(differ.different), len(differ.extra))
-	}
+	differ.host, differ.records = e.agent.name, records
+	c.diary.tell(c.t, differ)
 	return differ.samples + damaged, differ.samples - len(differ.missing)
 }
