@@ -177,7 +177,7 @@ func (c *cluster) same(p *rig.PrometheusServer, within time.Duration) (samples, 
 		if one.samples == 0 {
 			c.t.Errorf("%s has committed nothing", one.host)
 		}
-		c.diary.tell(c.t, one)
+		c.tell(c.t, one)
 	}
 	return samples, series
 }

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +20,7 @@ import (
 // receiver acknowledges from the far end. What it has taken is lost when it is
 // killed, but for what has been collected.
 type receiver struct {
+	mu        sync.Mutex // guards all below; a test that goes on beside it uses with
 	process   int
 	taken     []string // bodies, in order
 	collected uint64   // record
@@ -28,7 +31,13 @@ type receiver struct {
 
 func (r *receiver) boot() string { return fmt.Sprint("process-", r.process) }
 
-func (r *receiver) kill() { r.process, r.taken = r.process+1, nil }
+func (r *receiver) kill() { r.with(func() { r.process, r.taken = r.process+1, nil }) }
+
+func (r *receiver) with(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+}
 
 func (r *receiver) RoundTrip(request *http.Request) (*http.Response, error) {
 	b, err := io.ReadAll(request.Body)
@@ -36,6 +45,8 @@ func (r *receiver) RoundTrip(request *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	time.Sleep(time.Millisecond)
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	body, head := string(b), map[string]string{"X-Fanin-Boot": r.boot()}
 	if meant := request.Header.Get("X-Fanin-Boot"); meant != "" && meant != r.boot() {
 		r.refused++
@@ -81,11 +92,11 @@ func TestKeptUntilCollected(t *testing.T) {
 		synctest.Wait()
 		time.Sleep(time.Second)
 		want(t, s, "delivered 0 pending 30")
-		r.collected = 99 // more than was ever handed over
+		r.with(func() { r.collected = 99 }) // more than was ever handed over
 		fill(t, s, 1)
 		time.Sleep(time.Second)
 		want(t, s, "delivered 24 pending 0 refused future 16")
-		r.collected = 4
+		r.with(func() { r.collected = 4 })
 		fill(t, s, 1)
 		time.Sleep(time.Second)
 		want(t, s, "delivered 24 pending 10 refused future 16")
@@ -106,24 +117,28 @@ func TestKilledReceiver(t *testing.T) {
 		end := start(t, p)
 		time.Sleep(time.Second)
 		r.kill()
-		r.collected = 2
+		r.with(func() { r.collected = 2 })
 		for i := range 3 {
 			if _, err := s.Append([]byte(strconv.Itoa(i+6)), 10); err != nil {
 				t.Fatal(err)
 			}
 		}
 		time.Sleep(time.Second)
-		if got := strings.Join(r.taken, " "); got != "1 2 3 4 5 6 7 8" || r.refused != 1 {
-			t.Errorf("the successor got %q and refused %d, want all in order after one 412", got, r.refused)
-		}
+		r.with(func() {
+			if got := strings.Join(r.taken, " "); got != "1 2 3 4 5 6 7 8" || r.refused != 1 {
+				t.Errorf("the successor got %q and refused %d, want all in order after one 412", got, r.refused)
+			}
+		})
 		want(t, s, "delivered 12 pending 60 refused future 8")
 		r.kill()
-		r.collected = 8
+		r.with(func() { r.collected = 8 })
 		fill(t, s, 1)
 		time.Sleep(time.Second)
-		if got := strings.Join(r.taken, " "); got != "3 4 5 6 7 8 1" {
-			t.Errorf("the next one got %q, want what was not collected", got)
-		}
+		r.with(func() {
+			if got := strings.Join(r.taken, " "); got != "3 4 5 6 7 8 1" {
+				t.Errorf("the next one got %q, want what was not collected", got)
+			}
+		})
 		want(t, s, "delivered 48 pending 10 refused future 32")
 		s.Finish()
 		end()
@@ -137,16 +152,16 @@ func TestTwoReceiversInTurns(t *testing.T) {
 		s := newSpool(t)
 		fill(t, s, 10)
 		r := &receiver{}
-		attempts := 0
+		var attempts atomic.Int64
 		p := pusher(s, roundTrip(func(request *http.Request) (*http.Response, error) {
-			attempts++
+			attempts.Add(1)
 			r.kill()
 			return r.RoundTrip(request)
 		}))
 		end := start(t, p)
 		time.Sleep(10 * time.Minute)
-		if attempts > 300 {
-			t.Errorf("%d attempts in ten minutes", attempts)
+		if n := attempts.Load(); n > 300 {
+			t.Errorf("%d attempts in ten minutes", n)
 		}
 		s.Finish()
 		end()
@@ -160,10 +175,10 @@ func TestStockAfterOurs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSpool(t)
 		fill(t, s, 3)
-		r, stock := &receiver{}, false
+		r, stock := &receiver{}, atomic.Bool{}
 		var taken []string
 		p := pusher(s, roundTrip(func(request *http.Request) (*http.Response, error) {
-			if !stock {
+			if !stock.Load() {
 				return r.RoundTrip(request)
 			}
 			b, err := io.ReadAll(request.Body)
@@ -172,17 +187,17 @@ func TestStockAfterOurs(t *testing.T) {
 		}))
 		end := start(t, p)
 		time.Sleep(time.Second)
-		stock = true
+		stock.Store(true)
 		if _, err := s.Append([]byte("4"), 10); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
-		if got := strings.Join(taken, " "); got != "4 1 2 3 4" {
-			t.Errorf("it got %q, want everything", got)
-		}
 		want(t, s, "delivered 40 pending 0")
 		s.Finish()
 		end()
+		if got := strings.Join(taken, " "); got != "4 1 2 3 4" {
+			t.Errorf("it got %q, want everything", got)
+		}
 	})
 }
 
@@ -304,11 +319,13 @@ func TestStrangersAnswer(t *testing.T) {
 		r := &receiver{}
 		end := start(t, pusher(s, r))
 		time.Sleep(time.Second)
-		r.meddle = func(string, http.Header) *http.Response { return answer(404, nil) }
+		r.with(func() {
+			r.meddle = func(string, http.Header) *http.Response { return answer(404, nil) }
+		})
 		fill(t, s, 1)
 		time.Sleep(time.Minute)
 		want(t, s, "delivered 0 pending 20")
-		r.meddle, r.collected = nil, 2
+		r.with(func() { r.meddle, r.collected = nil, 2 })
 		time.Sleep(time.Minute)
 		want(t, s, "delivered 20 pending 0")
 		s.Finish()
@@ -321,17 +338,20 @@ func TestStrangersAnswer(t *testing.T) {
 func TestNothingIsLost(t *testing.T) {
 	for seed := range uint64(200) {
 		synctest.Test(t, func(t *testing.T) {
-			random := rand.New(rand.NewPCG(seed, 0))
+			random, pauses := rand.New(rand.NewPCG(seed, 0)), rand.New(rand.NewPCG(seed, 1))
 			s := newSpool(t)
 			r := &receiver{}
+			var mu sync.Mutex              // guards these; never held while somebody waits
 			numbers := map[string]uint64{} // of records, by body
 			durable := map[uint64]bool{}
 			quiet := false
 			p := pusher(s, roundTrip(func(request *http.Request) (*http.Response, error) {
 				chance := random.IntN(20)
+				mu.Lock()
 				if quiet {
 					chance = 19
 				}
+				mu.Unlock()
 				switch chance {
 				case 0:
 					return nil, errors.New("reset")
@@ -346,6 +366,8 @@ func TestNothingIsLost(t *testing.T) {
 				if chance == 4 {
 					return nil, errors.New("the answer is lost")
 				}
+				mu.Lock()
+				defer mu.Unlock()
 				if chance > 12 { // somebody collects from the beginning
 					for _, body := range r.taken[:random.IntN(len(r.taken)+1)] {
 						durable[numbers[body]] = true
@@ -358,6 +380,8 @@ func TestNothingIsLost(t *testing.T) {
 			}))
 			end := start(t, p)
 			check := func() {
+				mu.Lock()
+				defer mu.Unlock()
 				for number := uint64(1); number <= uint64(len(numbers)); number++ {
 					if !durable[number] && !s.Has(number) {
 						t.Fatalf("seed %d: record %d is neither in the spool nor collected", seed, number)
@@ -366,15 +390,19 @@ func TestNothingIsLost(t *testing.T) {
 			}
 			for i := range 60 {
 				body := strconv.Itoa(i + 1)
+				mu.Lock()
 				numbers[body] = uint64(i + 1)
+				mu.Unlock()
 				if _, err := s.Append([]byte(body), 10); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(time.Duration(random.IntN(300)) * time.Millisecond)
+				time.Sleep(time.Duration(pauses.IntN(300)) * time.Millisecond)
 				synctest.Wait()
 				check()
 			}
+			mu.Lock()
 			quiet = true
+			mu.Unlock()
 			time.Sleep(time.Hour)
 			synctest.Wait()
 			check()
