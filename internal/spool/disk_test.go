@@ -439,6 +439,29 @@ func TestPositionSometimes(t *testing.T) {
 }
 
 // sizeOf is what a directory's segments take up.
+// TestDroppedNeighbours drops records of two segments in the middle of the
+// queue, of which one is removed and the other is found again: no sample is
+// counted a second time, as damage.
+func TestDroppedNeighbours(t *testing.T) {
+	o := Options{Dir: t.TempDir(), MaxBytes: 1 << 20}
+	s := open(t, o)
+	s.segmentSize = 440
+	big := strings.Repeat("x", 300)
+	for _, text := range []string{big, big, "", "", ""} { // the second one is alone in its segment
+		add(t, s, text, 1)
+	}
+	for _, number := range []uint64{2, 3, 4} {
+		s.Drop(number, Rejected)
+	}
+	closeSpool(t, s)
+	again := open(t, o)
+	defer closeSpool(t, again)
+	balance(t, again.Ledger())
+	if l := again.Ledger(); l.Dropped[Damaged] != 0 || l.Pending < 2 {
+		t.Errorf("after a restart: %s; want 1 and 5 pending, and no damage", account(l))
+	}
+}
+
 func sizeOf(t testing.TB, dir string) (size int64) {
 	t.Helper()
 	for _, f := range files(t, dir) {

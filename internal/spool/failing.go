@@ -103,6 +103,7 @@ func (s *Spool) recoverSome(n int) bool {
 			s.log.Info("the spool's disk works again: all that was kept in memory is on it", "dir", s.dir, "after", time.Since(s.disk.since).Round(time.Millisecond))
 			return false
 		}
+		s.records[i].stored = true
 		r := s.records[i]
 		s.mu.Unlock()
 		if err := s.store(&r); err != nil {

@@ -106,23 +106,42 @@ func (s *Spool) dropLocked(i int, reason string) {
 		return
 	}
 	s.records = slices.Delete(s.records, i, i+1)
-	s.missLocked(r.Number, uint64(r.total))
+	s.missLocked(&r)
 }
 
-// missLocked notes that samples are missing in the sequence and are counted.
-// Neighbours become one.
-func (s *Spool) missLocked(number, samples uint64) {
-	near := uint64(0)
-	if i := sort.Search(len(s.records), func(i int) bool { return s.records[i].Number >= number }); i > 0 {
-		near = s.records[i-1].Number
-	}
-	for key, n := range s.gaps {
-		if key > near && key < number {
-			samples += n
-			delete(s.gaps, key)
+// gap is samples that are missing in the sequence at one record and have been
+// counted.
+type gap struct {
+	samples uint64
+	stored  bool // the record may be found on disk by the next Open
+}
+
+// missLocked notes that a record which was dropped is missing in the sequence.
+// Of a long time without a disk that would be one gap for each record: such
+// neighbours become one. A gap of a record that was stored stays where it is,
+// and none moves past it, as the next Open may find that record or not.
+func (s *Spool) missLocked(r *Record) {
+	one := s.gaps[r.Number]
+	one.samples += uint64(r.total)
+	one.stored = one.stored || r.stored
+	if !one.stored {
+		near := uint64(0)
+		if i := sort.Search(len(s.records), func(i int) bool { return s.records[i].Number >= r.Number }); i > 0 {
+			near = s.records[i-1].Number
+		}
+		for key, g := range s.gaps {
+			if g.stored && key < r.Number {
+				near = max(near, key)
+			}
+		}
+		for key, g := range s.gaps {
+			if key > near && key < r.Number {
+				one.samples += g.samples
+				delete(s.gaps, key)
+			}
 		}
 	}
-	s.gaps[number] += samples
+	s.gaps[r.Number] = one
 }
 
 // forgetLocked takes a record out of all sums.

@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"maps"
 	"slices"
 	"time"
 )
@@ -40,7 +39,7 @@ func (s *Spool) restoreLocked(f *findings) {
 			missing += samples - counted
 		}
 		if samples > 0 {
-			s.gaps[number] = samples
+			s.gaps[number] = gap{samples: samples, stored: true}
 		}
 	}
 	for i := range records {
@@ -59,7 +58,7 @@ func (s *Spool) restoreLocked(f *findings) {
 		}
 		one := Record{
 			Number: r.number, Samples: int(r.samples), total: int(r.samples), Appended: time.UnixMicro(r.micros),
-			before: r.before, length: int(r.length), segment: r.segment, offset: r.offset, crc: r.crc,
+			before: r.before, length: int(r.length), segment: r.segment, stored: true, offset: r.offset, crc: r.crc,
 		}
 		if one.Appended.After(now) {
 			one.Appended = now // the clock went back meanwhile
@@ -106,6 +105,9 @@ func (s *Spool) positionLocked() position {
 			delete(s.gaps, key) // nobody will miss them there again
 		}
 	}
-	p.gaps = maps.Clone(s.gaps)
+	p.gaps = make(map[uint64]uint64, len(s.gaps))
+	for key, g := range s.gaps {
+		p.gaps[key] = g.samples
+	}
 	return p
 }

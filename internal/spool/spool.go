@@ -87,6 +87,7 @@ type Record struct {
 	before  uint64
 	length  int
 	segment *segment // nil: in memory only, and in Body
+	stored  bool     // a file may have it, whatever became of it since
 	offset  int64
 	crc     uint32
 }
@@ -120,7 +121,7 @@ type Spool struct {
 	synced   uint64   // up to this number nothing is lost in a power cut
 	last     uint64   // number given out last
 	before   uint64   // samples of all records so far
-	gaps     map[uint64]uint64
+	gaps     map[uint64]gap
 	failing  bool // records are kept in memory
 	finished bool // nothing more is appended
 	closed   bool
@@ -165,7 +166,7 @@ func Open(o Options) (*Spool, error) {
 		maxAge:    o.MaxAge,
 		log:       o.Log,
 		news:      make(chan struct{}),
-		gaps:      make(map[uint64]uint64),
+		gaps:      make(map[uint64]gap),
 		ledger:    Ledger{Dropped: make(map[string]uint64), Refused: make(map[string]uint64)},
 		failures:  make(map[string]uint64),
 	}
@@ -243,7 +244,7 @@ func (s *Spool) Append(body []byte, samples int) (number uint64, err error) {
 	s.mu.Lock()
 	toDisk := s.dir != "" && !s.failing
 	s.mu.Unlock()
-	r.Body = body
+	r.Body, r.stored = body, toDisk
 	if toDisk {
 		if err := s.store(&r); err != nil {
 			s.fail(err)

@@ -435,6 +435,9 @@ func (s *Spool) kill() {
 	s.closed = true
 	s.mu.Unlock()
 	s.unmount()
+	s.disk.read.Lock()
+	defer s.disk.read.Unlock()
+	s.closeRead()
 }
 
 // TestModel does anything in any order; a slice does the same.
