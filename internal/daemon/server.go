@@ -23,7 +23,10 @@ const (
 	// finds its connection open again.
 	idleTimeout    = 6 * time.Minute
 	maxHeaderBytes = 16 << 10
-	stopGrace      = 5 * time.Second
+	// A program that is told to stop has ended within 5 s, whatever its peers
+	// do. Shutdown alone waits that long for a connection that was opened and
+	// then says nothing.
+	stopGrace = 3 * time.Second
 )
 
 // Server is the program's HTTP server.
@@ -70,7 +73,7 @@ func (s *Server) URL() string {
 }
 
 // Run serves on the listeners until ctx ends, then gives requests under way
-// 5 s to finish.
+// 3 s to finish.
 func (s *Server) Run(ctx context.Context) error {
 	server := &http.Server{
 		Handler:           s.Handler,
