@@ -10,14 +10,16 @@
 //	file=PATH,BYTES     writes a file to disk, forgets it and reads it again
 //	receive=ADDR        takes connections and reads what comes
 //	send=ADDR,BYTES     connects and sends so much
+//	early               has no arguments, as in the middle of execve(2), until SIGUSR1
 //
 // It says "ready" when it listens to signals. On SIGUSR1 it becomes the program
-// of FANIN_EXEC, a command line.
+// of FANIN_EXEC, a command line, if there is one.
 package main
 
 import (
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -27,6 +29,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,9 +58,13 @@ func run() error {
 			return fmt.Errorf("%s: %w", word, err)
 		}
 	}
-	if <-stop == syscall.SIGUSR1 {
-		args := strings.Fields(os.Getenv("FANIN_EXEC"))
-		return syscall.Exec(args[0], args, os.Environ())
+	for <-stop == syscall.SIGUSR1 {
+		if args := strings.Fields(os.Getenv("FANIN_EXEC")); len(args) > 0 {
+			return syscall.Exec(args[0], args, os.Environ())
+		}
+		if err := shown.set(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -100,11 +107,51 @@ func do(what, value string) error {
 		return receive(value)
 	case "send":
 		return send(at, n)
+	case "early":
+		return early()
 	}
 	return fmt.Errorf("do not know how to do that")
 }
 
 var held []byte
+
+// shown is where the process' arguments are; unset when they were never hidden.
+var shown prctlMap
+
+// prctlMap is struct prctl_mm_map (linux/prctl.h).
+type prctlMap struct {
+	startCode, endCode, startData, endData, startBrk, brk, startStack uint64
+	argStart, argEnd, envStart, envEnd                                uint64
+	auxv                                                              uint64
+	auxvSize, exe                                                     uint32
+}
+
+// early takes the arguments out of /proc/self/cmdline.
+func early() error {
+	b, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		return err
+	}
+	// proc_pid_stat(5); the name, field 2, ends at the last parenthesis.
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	for i, v := range map[int]*uint64{
+		26: &shown.startCode, 27: &shown.endCode, 28: &shown.startStack, 45: &shown.startData, 46: &shown.endData,
+		47: &shown.startBrk, 48: &shown.argStart, 49: &shown.argEnd, 50: &shown.envStart, 51: &shown.envEnd,
+	} {
+		if *v, err = strconv.ParseUint(fields[i-3], 10, 64); err != nil {
+			return err
+		}
+	}
+	brk, _, _ := unix.Syscall(unix.SYS_BRK, 0, 0, 0)
+	shown.brk, shown.exe = uint64(brk), math.MaxUint32 // the same program
+	hidden := shown
+	hidden.argEnd = hidden.argStart
+	return hidden.set()
+}
+
+func (m prctlMap) set() error {
+	return unix.Prctl(unix.PR_SET_MM, unix.PR_SET_MM_MAP, uintptr(unsafe.Pointer(&m)), unsafe.Sizeof(m), 0)
+}
 
 func busy(fraction float64) {
 	const period = 100 * time.Millisecond

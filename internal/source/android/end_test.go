@@ -143,6 +143,27 @@ func TestExec(t *testing.T) {
 	})
 }
 
+// A process that is looked at in the middle of its execve(2), with no arguments
+// yet, is judged again when it has them.
+func TestLookWhileExec(t *testing.T) {
+	programs := emulators(t)
+	avd := avdName()
+	p := start(t, exec.Command(filepath.Join(programs, "qemu-system-x86_64"), "-avd", avd), "qemu-system-x86_64", "FANIN_ENGINE=early")
+	rig.Eventually(t, 5*time.Second, func() error {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.Cmd.Process.Pid))
+		if err == nil && len(b) > 0 {
+			err = fmt.Errorf("it has the arguments %q", b)
+		}
+		return err
+	})
+	s := source(t, &Source{})
+	absent(t, s, avd)
+	if err := p.Signal(syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	appears(t, s, avd)
+}
+
 const usage = "testbed_guest_cpu_usage_seconds_total"
 
 // procfs is a PID namespace of a test's own: its numbers can be given again.

@@ -52,6 +52,7 @@ type found struct {
 	program     string
 	role        role
 	line        commandLine // no avd: it is none, or not believed
+	early       bool        // it had no arguments yet when it was judged
 	named       bool        // it is in the network namespace NAME-nmspc
 	turn        uint64
 }
@@ -197,7 +198,7 @@ func (s *scanner) consider(pid int, program string, r role) {
 		return
 	}
 	f := s.known[pid]
-	if f != nil && f.born == st.start && f.args == st.args && f.program == program {
+	if f != nil && !f.early && f.born == st.start && f.args == st.args && f.program == program {
 		f.turn, f.parent = s.turn, st.parent
 		return
 	}
@@ -226,6 +227,12 @@ func (s *scanner) judge(f *found) {
 	b, err = patiently(&s.hanging, func() ([]byte, error) { return readFile(filepath.Join(s.proc, dir, "cmdline"), maxCommandLine) })
 	if err != nil {
 		s.unread(err)
+		return
+	}
+	if len(b) == 0 {
+		// While execve(2) loads the program, the place of its arguments is
+		// already known (mm->arg_start) and their end is not.
+		f.early = true
 		return
 	}
 	line := parseCommandLine(b)
