@@ -8,9 +8,9 @@ import (
 )
 
 // order keeps the timestamps of every series rising. Series are known by their
-// text, as a source may build a guest's handles again.
+// key, as a source may build a guest's handles again.
 type order struct {
-	last   map[string]int64
+	last   map[sample.Key]int64
 	newest int64
 	swept  time.Time
 }
@@ -22,9 +22,9 @@ type order struct {
 func (o *order) begin(now time.Time, log *slog.Logger) {
 	if ahead := time.UnixMilli(o.newest).Sub(now); o.newest != 0 && ahead > future {
 		limit := now.Add(future).UnixMilli()
-		for text, t := range o.last {
+		for key, t := range o.last {
 			if t > limit {
-				delete(o.last, text)
+				delete(o.last, key)
 			}
 		}
 		o.newest = now.UnixMilli()
@@ -36,20 +36,20 @@ func (o *order) begin(now time.Time, log *slog.Logger) {
 	}
 	o.swept = now
 	old := now.Add(-forget).UnixMilli()
-	for text, t := range o.last {
+	for key, t := range o.last {
 		if t < old {
-			delete(o.last, text)
+			delete(o.last, key)
 		}
 	}
 }
 
 // rises reports whether p is newer than what its series had.
 func (o *order) rises(p sample.Point) bool {
-	text := p.Series.Text()
-	if last, ok := o.last[text]; ok && p.T <= last {
+	key := p.Series.Key()
+	if last, ok := o.last[key]; ok && p.T <= last {
 		return false
 	}
-	o.last[text] = p.T
+	o.last[key] = p.T
 	o.newest = max(o.newest, p.T)
 	return true
 }

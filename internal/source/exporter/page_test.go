@@ -366,11 +366,11 @@ func FuzzPage(f *testing.F) {
 			for _, p := range points {
 				s := p.Series
 				if seen[s.Text()] || s.Label("guest") != "web" || s.Label("port") != "8000" || !sample.ValidMetricName(s.Name()) ||
-					len(s.Labels()) > maxLabels+2 || strings.HasPrefix(s.Name(), "testbed_") || strings.HasPrefix(s.Name(), "fanin_") {
+					len(s.Labels().All()) > maxLabels+2 || strings.HasPrefix(s.Name(), "testbed_") || strings.HasPrefix(s.Name(), "fanin_") {
 					t.Errorf("%s is taken", s.Text())
 				}
 				seen[s.Text()] = true
-				for _, l := range s.Labels() {
+				for _, l := range s.Labels().All() {
 					if !sample.ValidLabelName(l.Name) || len(l.Value) > maxLabelValue {
 						t.Errorf("%s has a label that no page can carry", s.Text())
 					}

@@ -42,7 +42,10 @@ func newAsker(s *Source) *asker {
 }
 
 func (a *asker) run(ctx context.Context) {
-	tick := time.NewTicker(min(100*time.Millisecond, a.s.SlowInterval/4))
+	// Calls that are due at about the same time are made at the same time: each
+	// wake-up costs more than a call.
+	every := min(time.Second, a.s.SlowInterval/4)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
@@ -59,7 +62,7 @@ func (a *asker) run(ctx context.Context) {
 		case <-a.changed:
 		}
 		a.giveUp()
-		a.askDue()
+		a.askDue(every / 2)
 	}
 }
 
@@ -83,13 +86,13 @@ func (a *asker) giveUp() {
 	}
 }
 
-// askDue starts the calls that are due.
-func (a *asker) askDue() {
+// askDue starts the calls that are due by now, or within so much.
+func (a *asker) askDue(within time.Duration) {
 	if a.s.health.silent() || !a.s.health.there() {
 		return
 	}
 	now := time.Now()
-	due := a.s.due(now)
+	due := a.s.due(now.Add(within))
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, uuid := range due {

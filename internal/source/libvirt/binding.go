@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	api "libvirt.org/go/libvirt"
@@ -36,8 +35,12 @@ var (
 type link struct {
 	conn      *api.Connect
 	callbacks []int
-	mu        sync.Mutex // held during each call
+	mu        sync.Mutex             // held during each call
+	known     map[string]*api.Domain // by UUID, those that statistics was asked for
 }
+
+// maxKnown bounds them: some may never be asked for again.
+const maxKnown = 1024
 
 // open connects. changed, when given, gets the UUID of every domain that may
 // have become another, and closed is called when the connection is lost; both
@@ -113,6 +116,7 @@ func (l *link) close() {
 		_ = l.conn.DomainEventDeregister(id)
 	}
 	_ = l.conn.UnregisterCloseCallback()
+	l.forget()
 	_, _ = l.conn.Close()
 	eventLoop.release()
 }
@@ -258,16 +262,19 @@ func stateOf(s api.DomainState) state {
 func (l *link) statistics(uuid string, fast bool) (*reading, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	d, err := l.conn.LookupDomainByUUIDString(uuid)
+	d, err := l.domain(uuid)
 	if err != nil {
 		return nil, domainError(uuid, err)
 	}
-	defer func() { _ = d.Free() }()
 	groups := api.DOMAIN_STATS_BALLOON | api.DOMAIN_STATS_VCPU | api.DOMAIN_STATS_BLOCK
 	if fast {
 		groups |= api.DOMAIN_STATS_CPU_TOTAL | api.DOMAIN_STATS_INTERFACE
 	}
 	all, err := l.conn.GetAllDomainStats([]*api.Domain{d}, groups, api.CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
+	if err != nil || len(all) == 0 {
+		_ = d.Free()
+		delete(l.known, uuid)
+	}
 	if err != nil {
 		return nil, domainError(uuid, err)
 	}
@@ -282,6 +289,33 @@ func (l *link) statistics(uuid string, fast bool) (*reading, error) {
 		return nil, errGone
 	}
 	return r, nil
+}
+
+// domain looks a domain up, once: the daemon goes by the UUID, so that what it
+// is called and whether it runs makes no difference later.
+func (l *link) domain(uuid string) (*api.Domain, error) {
+	if d := l.known[uuid]; d != nil {
+		return d, nil
+	}
+	d, err := l.conn.LookupDomainByUUIDString(uuid)
+	if err != nil {
+		return nil, err
+	}
+	if len(l.known) >= maxKnown {
+		l.forget()
+	}
+	if l.known == nil {
+		l.known = map[string]*api.Domain{}
+	}
+	l.known[uuid] = d
+	return d, nil
+}
+
+func (l *link) forget() {
+	for _, d := range l.known {
+		_ = d.Free()
+	}
+	clear(l.known)
 }
 
 // setPeriod has a running domain's balloon driver asked this often, until the
@@ -363,63 +397,4 @@ func seconds(set bool, nanoseconds uint64) cgroup.Value {
 
 func kibibytes(set bool, v uint64) cgroup.Value {
 	return cgroup.Value{V: float64(v) * 1024, OK: set}
-}
-
-// eventLoop is libvirt's own: the library has one for the whole process, it
-// must be there before the first connection, and it can not be taken away
-// again. Keep-alive, events and the closing of connections need it to run, so
-// it does as long as somebody has a connection.
-var eventLoop loop
-
-type loop struct {
-	mu         sync.Mutex
-	registered bool
-	timer      int
-	users      int
-	stop       atomic.Bool
-	done       chan struct{}
-}
-
-func (l *loop) acquire() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.registered {
-		if err := api.EventRegisterDefaultImpl(); err != nil {
-			return err
-		}
-		timer, err := api.EventAddTimeout(-1, func(int) {})
-		if err != nil {
-			return err
-		}
-		l.registered, l.timer = true, timer
-	}
-	if l.users++; l.users > 1 {
-		return nil
-	}
-	l.stop.Store(false)
-	l.done = make(chan struct{})
-	api.EventUpdateTimeout(l.timer, -1)
-	go func() {
-		defer close(l.done)
-		for !l.stop.Load() {
-			if err := api.EventRunDefaultImpl(); err != nil {
-				time.Sleep(100 * time.Millisecond)
-			}
-		}
-		// What closed connections leave is taken away by one more turn; the
-		// timer keeps it from waiting.
-		_ = api.EventRunDefaultImpl()
-	}()
-	return nil
-}
-
-func (l *loop) release() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.users--; l.users > 0 {
-		return
-	}
-	l.stop.Store(true)
-	api.EventUpdateTimeout(l.timer, 0)
-	<-l.done
 }
