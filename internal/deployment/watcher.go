@@ -40,6 +40,7 @@ type Watcher struct {
 	roster  atomic.Pointer[Roster]
 	health  atomic.Pointer[health]
 	settled atomic.Bool
+	reading sync.Mutex // held while StateFile waits for the file system
 
 	mu       sync.Mutex // guards what follows
 	started  bool
