@@ -38,7 +38,7 @@ type Refusal struct {
 }
 
 // Reason is why the claim was refused, "" when it was not.
-func (v *Verdict) Reason() Reason {
+func (v Verdict) Reason() Reason {
 	if v.Refusal == nil {
 		return ""
 	}
@@ -61,9 +61,12 @@ type Gate struct {
 
 	admitted atomic.Int64
 
+	builders sync.Pool // of *sample.Builder
+
 	mu       sync.Mutex
 	nodes    map[string]*node                 // by host name; guarded by mu
 	families map[sample.Family]*sample.Family // guarded by mu
+	names    map[string]string                // of series that are parts of a family; guarded by mu
 }
 
 // A verdict that nobody asked for in this time is forgotten.
@@ -82,7 +85,7 @@ type node struct {
 	roster   *deployment.Roster // the verdicts below hold for
 	spoken   [2]spoken          // by wire.Version
 	owners   map[*deployment.Guest]*sample.Owner
-	metadata map[string]sample.Family
+	metadata map[string]*sample.Family
 	series   int // admitted
 	swept    time.Time
 }
@@ -90,8 +93,15 @@ type node struct {
 // spoken is what a sender has said in one version of the protocol.
 type spoken struct {
 	memory   wire.Memory
-	epoch    int       // of the memory, which the verdicts are of
-	verdicts []Verdict // by ID in the memory; a zero one is not known
+	epoch    int             // of the memory, which the verdicts are of
+	admitted []admitted      // by ID in the memory
+	others   map[int]Verdict // by ID: those that are no series
+}
+
+// admitted is a verdict with a series. A zero one is none.
+type admitted struct {
+	series *sample.Series
+	heard  *sample.Owner
 }
 
 // Session admits the claims of one body. It is used by one goroutine, and End
@@ -101,6 +111,15 @@ type Session struct {
 	node    *node
 	now     time.Time
 	learned bool
+	builder *sample.Builder // nil until something is new
+
+	// The guest that was looked up last.
+	guest  string
+	found  *deployment.Guest
+	reason Reason
+
+	identity   [4]wire.Label // of the owner before
+	identified *sample.Owner
 }
 
 // Begin starts taking claims of the authenticated sender called host. It
@@ -108,11 +127,11 @@ type Session struct {
 func (g *Gate) Begin(host string, now time.Time) *Session {
 	g.mu.Lock()
 	if g.nodes == nil {
-		g.nodes, g.families = map[string]*node{}, map[sample.Family]*sample.Family{}
+		g.nodes, g.families, g.names = map[string]*node{}, map[sample.Family]*sample.Family{}, map[string]string{}
 	}
 	n := g.nodes[host]
 	if n == nil {
-		n = &node{host: host, swept: now, metadata: map[string]sample.Family{}}
+		n = &node{host: host, swept: now, metadata: map[string]*sample.Family{}}
 		g.nodes[host] = n
 	}
 	g.mu.Unlock()
@@ -133,6 +152,9 @@ func (s *Session) End() {
 		s.sweep()
 	}
 	n.mu.Unlock()
+	if s.builder != nil {
+		s.gate.builders.Put(s.builder)
+	}
 }
 
 // Memory is that of the sender's bodies in one version of the protocol. The
@@ -163,6 +185,7 @@ func (g *Gate) Forget(now time.Time) {
 	}
 	if len(g.nodes) == 0 || len(g.families) > maxFamilies/2 {
 		clear(g.families)
+		clear(g.names)
 	}
 }
 
@@ -170,22 +193,23 @@ func (g *Gate) Forget(now time.Time) {
 // for a body's metadata before its series.
 func (s *Session) Learn(m wire.Metadata) {
 	n := s.node
-	known, ok := n.metadata[string(m.Family)]
-	if !ok && len(n.metadata) >= maxMetadata || !sample.ValidMetricName(string(m.Family)) || len(m.Family) > maxMetricName {
+	known := n.metadata[string(m.Family)]
+	if known == nil && len(n.metadata) >= maxMetadata || !sample.ValidMetricName(m.Family) || len(m.Family) > maxMetricName {
 		return
 	}
 	help := m.Help[:min(len(m.Help), maxHelp)]
-	if ok && known.Type == typeOf(m.Type) && known.Help == string(help) && known.Unit == string(m.Unit) {
+	if known != nil && known.Type == typeOf(m.Type) && known.Help == string(help) && known.Unit == string(m.Unit) {
 		return
 	}
 	family := sample.Family{Name: string(m.Family), Type: typeOf(m.Type), Help: strings.ToValidUTF8(string(help), "\uFFFD")}
-	if sample.ValidMetricName(string(m.Unit)) && strings.HasSuffix(strings.TrimSuffix(family.Name, "_total"), "_"+string(m.Unit)) {
+	if sample.ValidMetricName(m.Unit) && strings.HasSuffix(strings.TrimSuffix(family.Name, "_total"), "_"+string(m.Unit)) {
 		family.Unit = string(m.Unit)
 	}
-	if ok && known == family {
+	if known != nil && *known == family {
 		return
 	}
-	n.metadata[family.Name] = family
+	shared := s.gate.family(family)
+	n.metadata[shared.Name] = shared
 	if !s.learned {
 		s.learned = true
 		s.forgetVerdicts() // series of that family must be built anew
@@ -194,9 +218,14 @@ func (s *Session) Learn(m wire.Metadata) {
 
 func (s *Session) forgetVerdicts() {
 	for v := range s.node.spoken {
-		clear(s.node.spoken[v].verdicts)
+		s.node.spoken[v].forget()
 	}
 	s.admitted(-s.node.series)
+}
+
+func (of *spoken) forget() {
+	clear(of.admitted)
+	clear(of.others)
 }
 
 // admitted counts series that are admitted from now on, or not any more.
@@ -211,35 +240,45 @@ func (s *Session) sweep() {
 	for v := range s.node.spoken {
 		of := &s.node.spoken[v]
 		of.memory.Forget(since, func(id int) {
-			if id < len(of.verdicts) {
-				if of.verdicts[id].Series != nil {
-					s.admitted(-1)
-				}
-				of.verdicts[id] = Verdict{}
+			delete(of.others, id)
+			if id < len(of.admitted) && of.admitted[id].series != nil {
+				of.admitted[id] = admitted{}
+				s.admitted(-1)
 			}
 		})
 	}
 }
 
+// Known is the verdict on a claim of a body of this version that was admitted
+// before: its series, nil when there is none, and what [Verdict] calls Owner.
+func (s *Session) Known(claim *wire.Series, version wire.Version) (*sample.Series, *sample.Owner) {
+	of, id := &s.node.spoken[version], claim.ID
+	if of.epoch == of.memory.Epoch && uint(id) < uint(len(of.admitted)) {
+		return of.admitted[id].series, of.admitted[id].heard
+	}
+	return nil, nil
+}
+
 // Admit judges one claim of a body of this version. The same claim gets the
 // same *Series for as long as the roster stands and the claim is repeated
-// within two minutes. The verdict is lent until the next call.
-func (s *Session) Admit(claim *wire.Series, version wire.Version) *Verdict {
+// within two minutes.
+func (s *Session) Admit(claim *wire.Series, version wire.Version) Verdict {
+	if series, heard := s.Known(claim, version); series != nil {
+		return Verdict{Series: series, Owner: heard}
+	}
 	of := &s.node.spoken[version]
 	if of.epoch != of.memory.Epoch {
 		of.epoch = of.memory.Epoch
-		for i := range of.verdicts {
-			if of.verdicts[i].Series != nil {
+		for _, known := range of.admitted {
+			if known.series != nil {
 				s.admitted(-1)
 			}
 		}
-		clear(of.verdicts)
+		of.forget()
 	}
 	id := claim.ID
-	if id >= 0 && id < len(of.verdicts) {
-		if v := &of.verdicts[id]; v.Series != nil || v.Refusal != nil || v.State != nil {
-			return v
-		}
+	if v, known := of.others[id]; known {
+		return v
 	}
 	if m, ok := claim.Metadata(); ok {
 		s.Learn(m)
@@ -248,17 +287,21 @@ func (s *Session) Admit(claim *wire.Series, version wire.Version) *Verdict {
 	if v.Series != nil && (id < 0 || s.node.series >= s.gate.nodeSeries() || s.gate.admitted.Load() >= s.gate.gatewaySeries()) {
 		v = refused(SeriesLimit)
 	}
-	if id < 0 || v.Reason() == SeriesLimit {
-		return &v // nothing may grow by what is refused
-	}
-	if v.Series != nil {
+	switch {
+	case id < 0 || v.Reason() == SeriesLimit: // nothing may grow by what is refused
+	case v.Series == nil:
+		if of.others == nil {
+			of.others = map[int]Verdict{}
+		}
+		of.others[id] = v
+	default:
+		if more := id + 1 - len(of.admitted); more > 0 {
+			of.admitted = append(of.admitted, make([]admitted, more)...)
+		}
+		of.admitted[id] = admitted{v.Series, v.Owner}
 		s.admitted(1)
 	}
-	for id >= len(of.verdicts) {
-		of.verdicts = append(of.verdicts, Verdict{})
-	}
-	of.verdicts[id] = v
-	return &of.verdicts[id]
+	return v
 }
 
 func (g *Gate) nodeSeries() int {

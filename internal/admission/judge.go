@@ -3,7 +3,7 @@ package admission
 import (
 	"bytes"
 	"regexp"
-	"strings"
+	"slices"
 	"unicode/utf8"
 
 	"fanin/internal/deployment"
@@ -43,52 +43,52 @@ func (s *Session) judge(claim *wire.Series) Verdict {
 	if !roster.HasHost(host) {
 		return refused(UnknownHost)
 	}
-	var name, guest, why string
-	labels := make([]sample.Label, 0, len(said)+4)
+	var name, guest, why []byte
 	for _, l := range said {
 		switch string(l.Name) {
 		case nameLabel:
-			name = string(l.Value)
+			name = l.Value
 		case guestLabel:
-			guest = string(l.Value)
-		default:
-			if string(l.Name) == reasonLabel {
-				why = string(l.Value)
-			}
-			labels = append(labels, sample.Label{Name: string(l.Name), Value: string(l.Value)})
+			guest = l.Value
+		case reasonLabel:
+			why = l.Value
 		}
 	}
 	var of *deployment.Guest
 	switch {
-	case gatewaysOwn[name]:
+	case gatewaysOwn[string(name)]:
 		return refused(ReservedName)
-	case guest == "" && strings.HasPrefix(name, guestPrefix):
+	case len(guest) == 0 && bytes.HasPrefix(name, []byte(guestPrefix)):
 		return refused(NoGuest)
-	case guest != "" && strings.HasPrefix(name, hostPrefix):
+	case len(guest) > 0 && bytes.HasPrefix(name, []byte(hostPrefix)):
 		return refused(ReservedName)
-	case guest != "":
-		g, reason := resolve(roster, guest, host)
-		if reason != "" {
-			v := refused(reason)
-			if name == guestUp {
-				v.Refusal.Stranger = guest
+	case len(guest) > 0:
+		if s.guest != string(guest) {
+			s.guest = string(guest)
+			s.found, s.reason = resolve(roster, s.guest, host)
+		}
+		if s.reason != "" {
+			v := refused(s.reason)
+			if string(name) == guestUp {
+				v.Refusal.Stranger = s.guest
 			}
-			if reason == WrongHost {
-				v.Owner = s.owner(g)
+			if s.reason == WrongHost {
+				v.Owner = s.owner(s.found)
 			}
 			return v
 		}
-		of = g
+		of = s.found
 	}
 	owner := s.owner(of)
-	if name == guestUp {
-		if !plainReason.MatchString(why) {
-			why = ""
+	if string(name) == guestUp {
+		if !plainReason.Match(why) {
+			why = nil
 		}
-		return Verdict{State: &State{Why: why}, Owner: owner}
+		return Verdict{State: &State{Why: string(why)}, Owner: owner}
 	}
-	v := Verdict{Series: sample.NewNamed(s.family(name), name, identified(name, labels, *owner)...), Owner: owner}
-	if strings.HasPrefix(name, pagePrefix) {
+	family, named := s.family(name)
+	v := Verdict{Series: s.labels(name, said, owner).Of(family, named), Owner: owner}
+	if bytes.HasPrefix(name, []byte(pagePrefix)) {
 		v.Owner = nil
 	}
 	return v
@@ -132,40 +132,76 @@ func resolve(roster *deployment.Roster, runtimeName, host string) (*deployment.G
 	}
 }
 
-// identified adds the identity labels; what the sender wrote under their
-// names is kept as exported_ and the name, as Prometheus does it. A host may
-// count its guests by guest_type: without a guest_name that is no identity.
-func identified(name string, labels []sample.Label, owner sample.Owner) []sample.Label {
-	counts := owner.IsHost() && strings.HasPrefix(name, hostPrefix)
-	taken := func(name string) bool {
-		for _, l := range labels {
-			if l.Name == name {
-				return true
-			}
-		}
-		return false
+// labels are those of a claim without its name and the guest, and the identity
+// labels. What the sender wrote under their names is kept as exported_ and the
+// name, as Prometheus does it. A host may count its guests by guest_type:
+// without a guest_name that is no identity.
+func (s *Session) labels(name []byte, said []wire.Label, owner *sample.Owner) *sample.Labels {
+	if s.identified != owner {
+		s.identified, s.identity = owner, identityOf(owner)
 	}
-	for i, l := range labels {
-		switch l.Name {
-		case sample.GuestType:
-			if counts {
-				continue
-			}
-		case sample.Project, sample.GuestName, sample.HostName:
-		default:
+	identity := s.identity
+	if owner.IsHost() && bytes.HasPrefix(name, []byte(hostPrefix)) {
+		identity[1] = wire.Label{}
+	}
+	for _, l := range said {
+		if says(identity[:], l.Name) {
+			said = exported(said, identity[:])
+			break
+		}
+	}
+	if s.builder == nil {
+		if s.builder, _ = s.gate.builders.Get().(*sample.Builder); s.builder == nil {
+			s.builder = &sample.Builder{}
+		}
+	}
+	b, rest := s.builder, identity[:]
+	b.Begin()
+	for _, l := range said {
+		if string(l.Name) == nameLabel || string(l.Name) == guestLabel {
 			continue
 		}
-		exported := "exported_" + l.Name
-		for taken(exported) {
-			exported = "exported_" + exported
+		for len(rest) > 0 && bytes.Compare(rest[0].Name, l.Name) < 0 {
+			b.Add(rest[0].Name, rest[0].Value)
+			rest = rest[1:]
 		}
-		labels[i].Name = exported
+		b.Add(l.Name, l.Value)
 	}
-	return append(labels,
-		sample.Label{Name: sample.HostName, Value: owner.Host},
-		sample.Label{Name: sample.Project, Value: owner.Project},
-		sample.Label{Name: sample.GuestName, Value: owner.Guest},
-		sample.Label{Name: sample.GuestType, Value: owner.Kind})
+	for _, l := range rest {
+		b.Add(l.Name, l.Value)
+	}
+	return b.Labels(owner)
+}
+
+// identityOf is the identity labels, sorted by name.
+func identityOf(owner *sample.Owner) [4]wire.Label {
+	return [...]wire.Label{
+		{Name: []byte(sample.GuestName), Value: []byte(owner.Guest)},
+		{Name: []byte(sample.GuestType), Value: []byte(owner.Kind)},
+		{Name: []byte(sample.HostName), Value: []byte(owner.Host)},
+		{Name: []byte(sample.Project), Value: []byte(owner.Project)},
+	}
+}
+
+func says(labels []wire.Label, name []byte) bool {
+	return slices.ContainsFunc(labels, func(l wire.Label) bool { return bytes.Equal(l.Name, name) })
+}
+
+// exported is what was said with other names in the place of some.
+func exported(said, names []wire.Label) []wire.Label {
+	said = slices.Clone(said)
+	for i, l := range said {
+		if !says(names, l.Name) {
+			continue
+		}
+		other := append([]byte("exported_"), l.Name...)
+		for says(said, other) {
+			other = append([]byte("exported_"), other...)
+		}
+		said[i].Name = other
+	}
+	slices.SortFunc(said, func(a, b wire.Label) int { return bytes.Compare(a.Name, b.Name) })
+	return said
 }
 
 // flaw checks the form of a claim: what a page could not carry.
@@ -191,7 +227,7 @@ func flaw(labels []wire.Label, overfull bool) Reason {
 			if len(l.Value) > maxMetricName {
 				return TooLong
 			}
-			if !sample.ValidMetricName(string(l.Value)) {
+			if !sample.ValidMetricName(l.Value) {
 				return BadName
 			}
 			continue
@@ -199,7 +235,7 @@ func flaw(labels []wire.Label, overfull bool) Reason {
 		if len(l.Name) > maxLabelName || len(l.Value) > maxLabelValue {
 			return TooLong
 		}
-		if !sample.ValidLabelName(string(l.Name)) {
+		if !sample.ValidLabelName(l.Name) {
 			return BadLabelName
 		}
 	}
@@ -210,29 +246,47 @@ func flaw(labels []wire.Label, overfull bool) Reason {
 }
 
 // family finds what name belongs to: itself, or the histogram or summary
-// whose part it is.
-func (s *Session) family(name string) *sample.Family {
-	found, ok := s.node.metadata[name]
-	if !ok {
-		found = sample.Family{Name: name}
-		for _, suffix := range [...]string{"_bucket", "_count", "_sum"} {
-			base, has := strings.CutSuffix(name, suffix)
-			if m, known := s.node.metadata[base]; has && known && partOf(m.Type, suffix) {
-				found = m
-			}
+// whose part it is. named is the name.
+func (s *Session) family(name []byte) (f *sample.Family, named string) {
+	if f = s.node.metadata[string(name)]; f != nil {
+		return f, f.Name
+	}
+	for _, suffix := range [...]string{"_bucket", "_count", "_sum"} {
+		base, has := bytes.CutSuffix(name, []byte(suffix))
+		if f = s.node.metadata[string(base)]; has && f != nil && partOf(f.Type, suffix) {
+			return f, s.gate.name(name)
 		}
 	}
-	g := s.gate
+	f = s.gate.family(sample.Family{Name: string(name)})
+	return f, f.Name
+}
+
+// family is one pointer for all families that are the same.
+func (g *Gate) family(like sample.Family) *sample.Family {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	f := g.families[found]
+	f := g.families[like]
 	if f == nil {
-		f = &found
+		f = &like
 		if len(g.families) < maxFamilies {
-			g.families[found] = f
+			g.families[like] = f
 		}
 	}
 	return f
+}
+
+// name is one string for all names that are the same.
+func (g *Gate) name(like []byte) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	name, known := g.names[string(like)]
+	if !known {
+		name = string(like)
+		if len(g.names) < maxFamilies {
+			g.names[name] = name
+		}
+	}
+	return name
 }
 
 func partOf(t sample.Type, suffix string) bool {

@@ -7,7 +7,9 @@
 package exposition
 
 import (
+	"io"
 	"strings"
+	"sync"
 
 	"fanin/internal/sample"
 )
@@ -29,33 +31,84 @@ const (
 	Protobuf // the only one that can carry stale markers
 )
 
-// Write appends one page to dst: first the points without timestamps, then
-// those with. In each list the series of a family stand together, and the
-// points of a series; no family is in both.
-func Write(dst []byte, format Format, now, points []sample.Point) []byte {
+// Write writes one page, a piece at a time: first the points without
+// timestamps, then those with. In each list the series of a family stand
+// together, and the points of a series; no family is in both.
+func Write(w io.Writer, format Format, now, points []sample.Point) error {
 	if format == Protobuf {
-		p := protobuf{page: dst}
+		p, _ := protobufs.Get().(*protobuf)
+		if p == nil {
+			p = &protobuf{}
+		}
+		defer protobufs.Put(p)
+		p.begin(w)
 		p.points(now, false)
 		p.points(points, true)
 		p.end()
-		return p.page
+		return p.finish()
 	}
-	at := appender{format: format, b: dst}
+	at, _ := appenders.Get().(*appender)
+	if at == nil {
+		at = &appender{}
+	}
+	defer appenders.Put(at)
+	at.format = format
+	at.begin(w)
 	at.points(now, false)
 	at.points(points, true)
 	at.end()
-	return at.b
+	return at.finish()
+}
+
+var appenders, protobufs sync.Pool
+
+// pieces is a page on its way. It leaves in pieces that fit the processor's
+// cache, so that no page is ever whole in memory.
+type pieces struct {
+	w   io.Writer
+	b   []byte
+	err error // the first one; nothing is written after it
+}
+
+const pieceSize = 256 << 10
+
+func (p *pieces) begin(w io.Writer) { p.w, p.b, p.err = w, p.b[:0], nil }
+
+func (p *pieces) write(b []byte) {
+	if p.err == nil && len(b) > 0 {
+		_, p.err = p.w.Write(b)
+	}
+}
+
+func (p *pieces) spill() {
+	p.write(p.b)
+	p.b = p.b[:0]
+}
+
+func (p *pieces) finish() error {
+	p.spill()
+	p.w = nil
+	return p.err
 }
 
 type appender struct {
-	format Format
-	clock  clock
-	b      []byte
+	pieces
+	format  Format
+	clock   clock
+	fetched int
 }
 
 func (a *appender) points(points []sample.Point, timed bool) {
 	var family *sample.Family
 	for i := range points {
+		if i%ahead == 0 {
+			a.fetched += fetch(points[i:min(i+ahead, len(points))])
+			if len(a.b) >= pieceSize {
+				if a.spill(); a.err != nil {
+					return
+				}
+			}
+		}
 		p := &points[i]
 		if f := p.Series.Family(); f != family {
 			if family == nil || f.Name != family.Name {
@@ -63,7 +116,8 @@ func (a *appender) points(points []sample.Point, timed bool) {
 			}
 			family = f
 		}
-		b := append(a.b, p.Series.Text()...)
+		b := append(a.b, p.Series.Name()...)
+		b = append(b, p.Series.Labels().Text()...)
 		b = append(b, ' ')
 		b = appendValue(b, p.V)
 		if timed {
@@ -72,6 +126,19 @@ func (a *appender) points(points []sample.Point, timed bool) {
 		}
 		a.b = append(b, '\n')
 	}
+}
+
+// ahead is how many series are fetched at once.
+const ahead = 32
+
+// fetch touches the series that come next on a page. They lie all over the
+// memory, and asked for together, with nothing between them that waits, they
+// come in a tenth of the time that they take one after another.
+func fetch(points []sample.Point) (n int) {
+	for i := range points {
+		n += len(points[i].Series.Labels().Text())
+	}
+	return n
 }
 
 // head writes what is known of a family. In OpenMetrics a counter is called
@@ -99,6 +166,18 @@ func (a *appender) head(f *sample.Family) {
 		a.line("# UNIT ", name, f.Unit)
 	}
 }
+
+// AppendHead appends what OpenMetrics says of a family ahead of its samples.
+func AppendHead(b []byte, f *sample.Family) []byte {
+	a := appender{format: OpenMetrics}
+	a.b = b
+	a.head(f)
+	return a.b
+}
+
+// AppendValue appends a value as all pages have it; it reads back as the same
+// bits, but for the payload of a NaN.
+func AppendValue(b []byte, v float64) []byte { return appendValue(b, v) }
 
 func (a *appender) line(what, name, rest string) {
 	a.b = append(a.b, what...)

@@ -1,6 +1,7 @@
 package exposition
 
 import (
+	"bytes"
 	"compress/gzip"
 	"errors"
 	"flag"
@@ -55,7 +56,7 @@ func contents() (now, points []sample.Point) {
 func TestGoldenPages(t *testing.T) {
 	now, points := contents()
 	for file, format := range map[string]Format{"testdata/page.txt": Text, "testdata/page.openmetrics": OpenMetrics} {
-		got := Write(nil, format, now, points)
+		got := written(format, now, points)
 		if *update {
 			if err := os.WriteFile(file, got, 0o644); err != nil {
 				t.Fatal(err)
@@ -73,12 +74,32 @@ func TestGoldenPages(t *testing.T) {
 
 // Prometheus' own parsers read from both formats exactly what was put in.
 func TestParsersReadWhatWasWritten(t *testing.T) {
+	t.Run("all kinds", func(t *testing.T) { parsersRead(t, contents) })
+	t.Run("many", func(t *testing.T) { parsersRead(t, many) })
+}
+
+// many fill several pieces, with more sets of labels than are remembered from
+// family to family.
+func many() (now, points []sample.Point) {
+	var sets []*sample.Labels
+	for i := range 12_000 {
+		sets = append(sets, sample.NewLabels(label("guest_name", fmt.Sprint("web-", i)), label("host_name", fmt.Sprint("node-", i/40))))
+	}
+	for _, f := range []*sample.Family{sample.NewGauge("a", "", "A."), sample.NewCounter("b_total", "", "B.")} {
+		for i, set := range sets {
+			points = append(points, sample.Point{Series: set.Of(f, f.Name), T: at + int64(i), V: float64(i)})
+		}
+	}
+	return nil, points
+}
+
+func parsersRead(t *testing.T, contents func() (now, points []sample.Point)) {
 	now, points := contents()
 	for _, c := range []struct {
 		format      Format
 		contentType string
 	}{{Text, TextType}, {OpenMetrics, OpenMetricsType}, {Protobuf, ProtobufType}} {
-		page := Write(nil, c.format, now, points)
+		page := written(c.format, now, points)
 		parser, err := textparse.New(page, c.contentType, labels.NewSymbolTable(), textparse.ParserOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -90,7 +111,7 @@ func TestParsersReadWhatWasWritten(t *testing.T) {
 				break
 			}
 			if err != nil {
-				t.Fatalf("%s: %v in\n%s", c.contentType, err, page)
+				t.Fatalf("%s: %v in\n%.2000s", c.contentType, err, page)
 			}
 			if entry != textparse.EntrySeries {
 				continue
@@ -108,7 +129,7 @@ func TestParsersReadWhatWasWritten(t *testing.T) {
 		line := func(p sample.Point, when string) {
 			b := labels.NewBuilder(labels.EmptyLabels())
 			b.Set("__name__", p.Series.Name())
-			for _, l := range p.Series.Labels() {
+			for _, l := range p.Series.Labels().All() {
 				b.Set(l.Name, l.Value)
 			}
 			// Two of the NaN's bits differ between formats of the parser.
@@ -208,6 +229,21 @@ func TestHandler(t *testing.T) {
 	}
 }
 
+type counted int
+
+func (c *counted) Write(b []byte) (int, error) {
+	*c += counted(len(b))
+	return len(b), nil
+}
+
+func written(format Format, now, points []sample.Point) []byte {
+	var page bytes.Buffer
+	if err := Write(&page, format, now, points); err != nil {
+		panic(err) // a buffer takes everything
+	}
+	return page.Bytes()
+}
+
 // BenchmarkWrite is a page of 100,000 series with a point each, of 50 nodes
 // with 40 guests each.
 func BenchmarkWrite(b *testing.B) {
@@ -223,13 +259,16 @@ func BenchmarkWrite(b *testing.B) {
 	}
 	for name, format := range map[string]Format{"text": Text, "openmetrics": OpenMetrics, "protobuf": Protobuf} {
 		b.Run(name, func(b *testing.B) {
-			var page []byte
+			var page counted
 			b.ReportAllocs()
 			for b.Loop() {
-				page = Write(page[:0], format, nil, points)
+				page = 0
+				if err := Write(&page, format, nil, points); err != nil {
+					b.Fatal(err)
+				}
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(points)), "ns/sample")
-			b.ReportMetric(float64(len(page))/float64(len(points)), "B/sample")
+			b.ReportMetric(float64(page)/float64(len(points)), "B/sample")
 		})
 	}
 }

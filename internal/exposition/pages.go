@@ -1,9 +1,9 @@
 package exposition
 
 import (
-	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -50,7 +50,6 @@ type Pages struct {
 	MaxAge    time.Duration // older points are passed over and counted, default 50 min
 	Log       *slog.Logger  // nil: nothing is logged
 
-	buffers sync.Pool // of *[]byte
 	zippers sync.Pool // of *gzip.Writer
 	points  sync.Pool // of *[]sample.Point
 
@@ -168,25 +167,19 @@ func (p *Pages) write(w http.ResponseWriter, r *http.Request, match func(sample.
 	format, contentType := negotiate(r.Header)
 	var now []sample.Point
 	for _, point := range p.Now() {
-		if match == nil || match(point.Series.Owner()) {
+		if match == nil || match(*point.Series.Owner()) {
 			now = append(now, point)
 		}
 	}
-	page := p.bytes()
-	defer p.buffers.Put(page)
-	body := Write((*page)[:0], format, now, points)
-	*page = body
 	header := w.Header()
 	header.Set("Content-Type", contentType)
 	header.Set("Vary", "Accept, Accept-Encoding")
 	if acceptsGzip(r.Header) {
-		packed := p.bytes()
-		defer p.buffers.Put(packed)
-		body = p.compress(packed, body)
 		header.Set("Content-Encoding", "gzip")
-	}
-	header.Set("Content-Length", strconv.Itoa(len(body)))
-	if _, err := w.Write(body); err != nil {
+		if err := p.compress(w, format, now, points); err != nil {
+			return err
+		}
+	} else if err := Write(w, format, now, points); err != nil {
 		return err
 	}
 	if err := http.NewResponseController(w).Flush(); !errors.Is(err, http.ErrNotSupported) {
@@ -195,32 +188,24 @@ func (p *Pages) write(w http.ResponseWriter, r *http.Request, match func(sample.
 	return nil
 }
 
-func (p *Pages) buffer() *[]sample.Point {
-	if b, _ := p.points.Get().(*[]sample.Point); b != nil {
-		return b
-	}
-	return new([]sample.Point)
-}
-
-func (p *Pages) bytes() *[]byte {
-	if b, _ := p.buffers.Get().(*[]byte); b != nil {
-		return b
-	}
-	return new([]byte)
-}
-
-func (p *Pages) compress(into *[]byte, page []byte) []byte {
+func (p *Pages) compress(w io.Writer, format Format, now, points []sample.Point) error {
 	z, _ := p.zippers.Get().(*gzip.Writer)
 	if z == nil {
 		z, _ = gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is valid
 	}
 	defer p.zippers.Put(z)
-	packed := bytes.NewBuffer((*into)[:0])
-	z.Reset(packed)
-	_, _ = z.Write(page) // a bytes.Buffer takes everything
-	_ = z.Close()
-	*into = packed.Bytes()
-	return *into
+	z.Reset(w)
+	if err := Write(z, format, now, points); err != nil {
+		return err
+	}
+	return z.Close()
+}
+
+func (p *Pages) buffer() *[]sample.Point {
+	if b, _ := p.points.Get().(*[]sample.Point); b != nil {
+		return b
+	}
+	return new([]sample.Point)
 }
 
 // negotiate takes what the scraper likes best of what there is.

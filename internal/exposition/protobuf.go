@@ -2,6 +2,8 @@ package exposition
 
 import (
 	"encoding/binary"
+	"hash/maphash"
+	"io"
 	"math"
 
 	"fanin/internal/sample"
@@ -38,33 +40,50 @@ const (
 // wants, so each is an untyped family of its own name; Prometheus stores the
 // same series either way.
 type protobuf struct {
-	page   []byte
+	pieces
 	family []byte // the message under way
 	metric []byte // the one under way
-	labels []byte // of the series under way
 	name   string // of the family under way
+
+	sets  [rememberedSets]encodedSet
+	arena []byte
+	own   []byte // labels that found no place in the arena
+}
+
+// encodedSet is where in the arena a set of labels stands: families mostly
+// have the same sets.
+type encodedSet struct {
+	labels   *sample.Labels
+	from, to int32
+}
+
+const (
+	rememberedSets = 1 << 13
+	maxArena       = 2 << 20
+)
+
+func (p *protobuf) begin(w io.Writer) {
+	p.pieces.begin(w)
+	clear(p.sets[:])
+	p.arena, p.family, p.name = p.arena[:0], p.family[:0], ""
 }
 
 func (p *protobuf) points(points []sample.Point, timed bool) {
 	var series *sample.Series
+	var labels []byte
 	var tag byte
-	for _, point := range points {
+	for i := range points {
+		point := &points[i]
 		if point.Series != series {
 			series = point.Series
 			if series.Name() != p.name {
-				p.end()
+				if p.end(); p.err != nil {
+					return
+				}
 				p.name = series.Name()
 				tag = p.head(series)
 			}
-			labels := p.labels[:0]
-			for name, value := range series.Each {
-				size := 2 + sizeVarint(len(name)) + len(name) + sizeVarint(len(value)) + len(value)
-				labels = append(labels, metricLabel)
-				labels = binary.AppendUvarint(labels, uint64(size))
-				labels = appendString(labels, labelName, name)
-				labels = appendString(labels, labelValue, value)
-			}
-			p.labels = labels
+			labels = p.labels(series.Labels())
 		}
 		p.metric = append(p.metric[:0], tag, 9, value)
 		p.metric = binary.LittleEndian.AppendUint64(p.metric, math.Float64bits(point.V))
@@ -73,10 +92,39 @@ func (p *protobuf) points(points []sample.Point, timed bool) {
 			p.metric = binary.AppendUvarint(p.metric, uint64(point.T))
 		}
 		p.family = append(p.family, familyMetric)
-		p.family = binary.AppendUvarint(p.family, uint64(len(p.labels)+len(p.metric)))
-		p.family = append(p.family, p.labels...)
+		p.family = binary.AppendUvarint(p.family, uint64(len(labels)+len(p.metric)))
+		p.family = append(p.family, labels...)
 		p.family = append(p.family, p.metric...)
 	}
+}
+
+// labels are those of a series as they stand in each of its metrics.
+func (p *protobuf) labels(of *sample.Labels) []byte {
+	at := &p.sets[maphash.Comparable(setSeed, of)%rememberedSets]
+	if at.labels == of {
+		return p.arena[at.from:at.to]
+	}
+	if len(p.arena) > maxArena {
+		p.own = appendLabels(p.own[:0], of)
+		return p.own
+	}
+	from := len(p.arena)
+	p.arena = appendLabels(p.arena, of)
+	*at = encodedSet{of, int32(from), int32(len(p.arena))}
+	return p.arena[from:]
+}
+
+var setSeed = maphash.MakeSeed()
+
+func appendLabels(b []byte, of *sample.Labels) []byte {
+	for name, value := range of.Each {
+		size := 2 + sizeVarint(len(name)) + len(name) + sizeVarint(len(value)) + len(value)
+		b = append(b, metricLabel)
+		b = binary.AppendUvarint(b, uint64(size))
+		b = appendString(b, labelName, name)
+		b = appendString(b, labelValue, value)
+	}
+	return b
 }
 
 // head begins a family; tag is that of its values.
@@ -96,8 +144,13 @@ func (p *protobuf) end() {
 	if p.name == "" {
 		return
 	}
-	p.page = binary.AppendUvarint(p.page, uint64(len(p.family)))
-	p.page = append(p.page, p.family...)
+	p.b = binary.AppendUvarint(p.b, uint64(len(p.family)))
+	if len(p.b)+len(p.family) < pieceSize {
+		p.b = append(p.b, p.family...)
+	} else {
+		p.spill()
+		p.write(p.family)
+	}
 	p.family, p.name = p.family[:0], ""
 }
 

@@ -28,7 +28,7 @@ func TestProtobufIsWhatTheReferenceReads(t *testing.T) {
 	now, points := contents()
 	series := points[len(points)-1].Series
 	points = append(points, sample.Point{Series: series, T: at + 5, V: 2}, sample.Point{Series: series, T: at + 6, V: math.Float64frombits(0x7ff0000000000002)})
-	decoder := expfmt.NewDecoder(bytes.NewReader(Write(nil, Protobuf, now, points)), expfmt.NewFormat(expfmt.TypeProtoDelim))
+	decoder := expfmt.NewDecoder(bytes.NewReader(written(Protobuf, now, points)), expfmt.NewFormat(expfmt.TypeProtoDelim))
 	var got []string
 	for {
 		var f dto.MetricFamily

@@ -83,7 +83,7 @@ type work struct {
 	decoder wire.Decoder
 	points  []sample.Point
 	refused map[admission.Reason]int
-	heard   *sample.Owner // of the series before
+	heard   []*sample.Owner // guests that said something of now, mostly once each
 
 	version        wire.Version
 	oldest, newest int64 // that a point may be, milliseconds
@@ -307,7 +307,7 @@ func (h *Handler) decode(job *work, memory *wire.Memory) (*wire.Request, *refusa
 // or by one before. When the window has no room for this sender, nothing of
 // the body is in it.
 func (h *Handler) keep(r *http.Request, host string, job *work, session *admission.Session, request *wire.Request, from parcel, now time.Time) (written int, no *refusal) {
-	job.points, job.heard = job.points[:0], nil
+	job.points, job.heard = job.points[:0], job.heard[:0]
 	job.newest, job.oldest = now.Add(h.MaxFuture).UnixMilli(), now.Add(-h.MaxAge).UnixMilli()
 	interval := intervalOf(r)
 	h.Presence.HostHeard(host, now, interval)
@@ -318,7 +318,14 @@ func (h *Handler) keep(r *http.Request, host string, job *work, session *admissi
 	job.sent = sent.Milliseconds()
 	job.recent = presence.Keep(interval).Milliseconds()
 	request.EachMetadata(session.Learn)
-	request.EachSeries(func(claim *wire.Series) { h.admit(session, claim, host, job, now) })
+	request.EachSeries(func(claim *wire.Series) {
+		if series, by := session.Known(claim, job.version); series != nil && claim.Histograms == 0 {
+			job.take(claim, series, by) // as nearly all are
+			return
+		}
+		h.admit(session, claim, host, job, now)
+	})
+	h.Presence.GuestsHeard(job.heard, now)
 
 	stay := presence.Keep(interval)
 	if interval == 0 {
@@ -394,20 +401,25 @@ func (h *Handler) admit(session *admission.Session, claim *wire.Series, host str
 			h.Presence.GuestSaid(*verdict.Owner, claim.Points[n-1].V > 0, verdict.State.Why, now)
 		}
 	default:
-		for _, p := range claim.Points {
-			switch {
-			case p.T > job.newest:
-				job.refused[admission.Future]++
-			case p.T < job.oldest:
-				job.refused[admission.TooOld]++
-			default:
-				job.points = append(job.points, sample.Point{Series: verdict.Series, T: p.T, V: p.V})
-			}
+		job.take(claim, verdict.Series, verdict.Owner)
+	}
+}
+
+// take keeps the points of an admitted series for the window, but for those
+// that are too old or too new. by is who they show to be there, or nil.
+func (j *work) take(claim *wire.Series, series *sample.Series, by *sample.Owner) {
+	for _, p := range claim.Points {
+		switch {
+		case p.T > j.newest:
+			j.refused[admission.Future]++
+		case p.T < j.oldest:
+			j.refused[admission.TooOld]++
+		default:
+			j.points = append(j.points, sample.Point{Series: series, T: p.T, V: p.V})
 		}
-		if by := verdict.Owner; by != nil && by != job.heard && by.Guest != "" && job.present(claim) {
-			job.heard = by
-			h.Presence.GuestHeard(*by, now)
-		}
+	}
+	if n := len(j.heard); by != nil && (n == 0 || j.heard[n-1] != by) && !by.IsHost() && j.present(claim) {
+		j.heard = append(j.heard, by)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"fanin/internal/sample"
 )
 
 // BenchmarkReport is what each page asks for: hosts and guests against what was
@@ -19,9 +21,11 @@ func BenchmarkReport(b *testing.B) {
 			var book Book
 			book.HostHeard("h1", start, time.Second)
 			book.HostHeard("h2", start, time.Second)
+			var owners []*sample.Owner
 			for i := range n {
-				book.GuestHeard(owner(fmt.Sprint("web-", i), fmt.Sprint("h", 1+i%2)), start)
+				owners = append(owners, new(owner(fmt.Sprint("web-", i), fmt.Sprint("h", 1+i%2))))
 			}
+			book.GuestsHeard(owners, start)
 			now := start.Add(time.Second)
 			points := 0
 			b.ReportAllocs()
@@ -36,18 +40,20 @@ func BenchmarkReport(b *testing.B) {
 	}
 }
 
-// BenchmarkHeard is the word of one body on one of many guests.
+// BenchmarkHeard is the word of bodies on 40 guests each, of many.
 func BenchmarkHeard(b *testing.B) {
 	var book Book
-	owners := make([]string, 10_000)
+	owners := make([]*sample.Owner, 10_000)
 	for i := range owners {
-		owners[i] = fmt.Sprint("web-", i)
-		book.GuestHeard(owner(owners[i], "h1"), start)
+		owners[i] = new(owner(fmt.Sprint("web-", i), "h1"))
 	}
+	book.GuestsHeard(owners, start)
 	n := 0
 	b.ReportAllocs()
 	for b.Loop() {
-		book.GuestHeard(owner(owners[n%len(owners)], "h1"), start)
+		at := n % (len(owners) / 40) * 40
+		book.GuestsHeard(owners[at:at+40], start)
 		n++
 	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*40), "ns/guest")
 }

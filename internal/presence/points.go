@@ -13,27 +13,16 @@ var (
 // family by family.
 func (r *Report) Points() []sample.Point {
 	points := make([]sample.Point, 0, 2*len(r.Hosts)+len(r.Guests))
-	ofHost := func(f *sample.Family, h HostStatus, v float64) {
-		points = append(points, sample.Point{Series: sample.New(f, sample.Label{Name: sample.HostName, Value: h.Host.Name}), V: v})
-	}
 	for _, h := range r.Hosts {
-		ofHost(HostUp, h, number(h.Up))
+		points = append(points, sample.Point{Series: h.up, V: number(h.Up)})
 	}
 	for _, h := range r.Hosts {
 		if h.ClockKnown {
-			ofHost(ClockOffset, h, h.ClockOffset.Seconds())
+			points = append(points, sample.Point{Series: h.clockOffset, V: h.ClockOffset.Seconds()})
 		}
 	}
 	for _, g := range r.Guests {
-		points = append(points, sample.Point{
-			Series: sample.New(GuestUp,
-				sample.Label{Name: sample.HostName, Value: g.Guest.Host},
-				sample.Label{Name: sample.Project, Value: g.Guest.Project},
-				sample.Label{Name: sample.GuestName, Value: g.Guest.Name},
-				sample.Label{Name: sample.GuestType, Value: g.Guest.Kind},
-				sample.Label{Name: "reason", Value: g.Reason}),
-			V: number(g.Up),
-		})
+		points = append(points, sample.Point{Series: g.series, V: number(g.Up)})
 	}
 	return points
 }

@@ -4,7 +4,6 @@
 package presence
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 	"sync"
@@ -30,9 +29,11 @@ const Silence = 15 * time.Second
 // Book keeps what was heard. The zero value is ready; its methods may be
 // called from any goroutine.
 type Book struct {
-	mu     sync.Mutex
-	hosts  map[string]*host
-	guests map[sample.Owner]*heard
+	mu       sync.Mutex
+	hosts    map[string]*host
+	guests   map[sample.Owner]*heard
+	lately   map[*sample.Owner]*heard // of guests, by whoever asked for them
+	expected expected
 }
 
 type host struct {
@@ -103,11 +104,21 @@ func (b *Book) ClockRead(name string, offset time.Duration) {
 	h.offset, h.offsetKnown = offset, true
 }
 
-// GuestHeard notes that a point of a guest was admitted.
-func (b *Book) GuestHeard(owner sample.Owner, now time.Time) {
+// GuestsHeard notes that points of these guests were admitted.
+func (b *Book) GuestsHeard(owners []*sample.Owner, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.guest(owner).points = now
+	if b.lately == nil || len(b.lately) > 2*len(b.guests)+1000 {
+		b.lately = map[*sample.Owner]*heard{}
+	}
+	for _, owner := range owners {
+		g := b.lately[owner]
+		if g == nil {
+			g = b.guest(*owner)
+			b.lately[owner] = g
+		}
+		g.points = now
+	}
 }
 
 // GuestSaid notes its host's word on whether a guest is up, and why not.
@@ -148,6 +159,8 @@ type HostStatus struct {
 	ClockOffset time.Duration // its clock minus the gateway's
 	ClockKnown  bool
 	Strangers   []Stranger // sorted by name
+
+	up, clockOffset *sample.Series
 }
 
 // GuestStatus is one guest of an active deployment.
@@ -156,6 +169,8 @@ type GuestStatus struct {
 	Up       bool
 	Reason   string    // why it is not up: a constant of this package or its host's word; "" when up
 	LastSeen time.Time // zero: never
+
+	series *sample.Series
 }
 
 // Report is the state of everything expected at one moment.
@@ -178,10 +193,12 @@ func (r *Report) Host(name string) (HostStatus, bool) {
 func (b *Book) Report(roster *deployment.Roster, now time.Time) *Report {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r := &Report{At: now}
-	for _, dh := range roster.Hosts() {
-		status := HostStatus{Host: dh}
-		if h := b.hosts[dh.Name]; h != nil {
+	b.expect(roster)
+	r := &Report{At: now, Hosts: make([]HostStatus, 0, len(b.expected.hosts)), Guests: make([]GuestStatus, 0, len(b.expected.guests))}
+	for i := range b.expected.hosts {
+		e := &b.expected.hosts[i]
+		status := HostStatus{Host: e.host, up: e.up, clockOffset: e.clockOffset}
+		if h := b.hosts[e.host.Name]; h != nil {
 			status.Up, status.LastSeen, status.Interval = h.fresh(h.seen, now), h.seen, h.interval
 			status.ClockOffset, status.ClockKnown = h.offset, h.offsetKnown && status.Up
 			for _, s := range h.strangers {
@@ -193,34 +210,33 @@ func (b *Book) Report(roster *deployment.Roster, now time.Time) *Report {
 		}
 		r.Hosts = append(r.Hosts, status)
 	}
-	for _, p := range roster.Projects() {
-		if !p.Active {
-			continue
+	for i := range b.expected.guests {
+		e := &b.expected.guests[i]
+		if e.heard == nil {
+			e.heard = b.guests[e.owner]
 		}
-		for _, g := range p.Guests {
-			r.Guests = append(r.Guests, b.status(g, now))
+		if e.host == nil {
+			e.host = b.hosts[e.owner.Host]
 		}
+		status := e.status(now)
+		status.series = e.series(status.Reason)
+		r.Guests = append(r.Guests, status)
 	}
-	slices.SortStableFunc(r.Guests, func(a, b GuestStatus) int {
-		return cmp.Or(strings.Compare(a.Guest.Project, b.Guest.Project), strings.Compare(a.Guest.Name, b.Guest.Name))
-	})
 	return r
 }
 
-func (b *Book) status(g *deployment.Guest, now time.Time) GuestStatus {
-	s := GuestStatus{Guest: g}
-	if g.Host == "" {
+func (e *expectedGuest) status(now time.Time) GuestStatus {
+	s, heard, h := GuestStatus{Guest: e.guest}, e.heard, e.host
+	if e.owner.Host == "" {
 		s.Reason = NotPlaced
 		return s
 	}
-	heard := b.guests[OwnerOf(g)]
 	if heard != nil {
 		s.LastSeen = heard.points
 		if heard.up && heard.word.After(s.LastSeen) {
 			s.LastSeen = heard.word
 		}
 	}
-	h := b.hosts[g.Host]
 	switch {
 	case h == nil || !h.fresh(h.seen, now):
 		s.Reason = HostSilent
@@ -283,6 +299,8 @@ func (b *Book) Forget(now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	const old = time.Hour
+	clear(b.lately)
+	b.expected.roster = nil // it points to what may be dropped now
 	for owner, g := range b.guests {
 		if now.Sub(g.points) > old && now.Sub(g.word) > old && now.Sub(g.refused) > old {
 			delete(b.guests, owner)

@@ -64,7 +64,7 @@ func TestExpectedAgainstObserved(t *testing.T) {
 	b.GuestSaid(owner("a", "h1"), true, "ignored", start)
 	b.GuestSaid(owner("b", "h1"), false, "paused", start)
 	b.GuestSaid(owner("c", "h1"), false, "", start)
-	b.GuestHeard(owner("d", "h1"), start) // a stock sender: points, and no word
+	b.GuestsHeard([]*sample.Owner{new(owner("d", "h1"))}, start) // a stock sender: points, and no word
 	b.GuestRefused(owner("g", "h1"), start)
 	if got, want := status(b.Report(r, start.Add(time.Second))), "a:up b:paused c:stopped d:up e:host_silent f:not_placed g:refused"; got != want {
 		t.Fatalf("got  %s\nwant %s", got, want)
@@ -150,5 +150,48 @@ func TestStrangersAreBoundedAndForgotten(t *testing.T) {
 	b.Forget(later)
 	if h, _ := b.Report(r, later).Host("h1"); len(h.Strangers) != 0 || len(b.hosts["h1"].strangers) != 0 {
 		t.Fatalf("got %d strangers a minute later, want none", len(h.Strangers))
+	}
+}
+
+// What is said of a guest follows its state, its roster and what was forgotten.
+func TestPointsFollow(t *testing.T) {
+	var b Book
+	said := func(r *deployment.Roster, now time.Time) string {
+		var got []string
+		for _, p := range b.Report(r, now).Points() {
+			if p.Series.Family() == GuestUp {
+				got = append(got, fmt.Sprint(p.Series.Label(sample.GuestName), p.Series.Label("reason"), p.V))
+			}
+		}
+		return strings.Join(got, " ")
+	}
+	first, second := roster(t, "a@h1"), roster(t, "a@h2", "b@h1")
+	later := start.Add(2 * time.Hour)
+	for i, step := range []struct {
+		do   func()
+		of   *deployment.Roster
+		now  time.Time
+		want string
+	}{
+		{func() {}, first, start, "a" + HostSilent + "0"},
+		{func() {
+			b.HostHeard("h1", start, time.Second)
+			b.GuestSaid(owner("a", "h1"), true, "", start)
+		}, first, start, "a1"},
+		{func() { b.GuestSaid(owner("a", "h1"), false, "paused", start) }, first, start, "apaused0"},
+		{func() { b.GuestSaid(owner("a", "h1"), false, "", start) }, first, start, "a" + Stopped + "0"},
+		{func() { b.GuestSaid(owner("a", "h1"), true, "", start) }, first, start, "a1"},
+		{func() {}, second, start, "a" + HostSilent + "0 b" + NotSeen + "0"},
+		{func() { b.GuestSaid(owner("b", "h1"), true, "", start) }, second, start, "a" + HostSilent + "0 b1"},
+		{func() {
+			b.Forget(later)
+			b.HostHeard("h1", later, time.Second)
+			b.GuestSaid(owner("b", "h1"), true, "", later)
+		}, second, later, "a" + HostSilent + "0 b1"},
+	} {
+		step.do()
+		if got := said(step.of, step.now); got != step.want {
+			t.Errorf("step %d: got %q, want %q", i, got, step.want)
+		}
 	}
 }

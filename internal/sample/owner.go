@@ -19,8 +19,12 @@ func (o Owner) IsHost() bool { return o.Guest == "" }
 
 // Owner reads the identity labels. guest_type belongs to them only beside a
 // guest_name; a host counts its guests by it.
-func (s *Series) Owner() (o Owner) {
-	for name, value := range s.Each {
+func (l *Labels) Owner() *Owner {
+	if l.owner != nil {
+		return l.owner
+	}
+	o := &Owner{}
+	for name, value := range l.Each {
 		switch name {
 		case HostName:
 			o.Host = value

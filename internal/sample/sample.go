@@ -3,11 +3,7 @@
 // from, how they travel or who reads them.
 package sample
 
-import (
-	"slices"
-	"strings"
-	"unicode/utf8"
-)
+import "strings"
 
 // Type is the kind of a metric family, as in the Prometheus exposition formats.
 type Type uint8
@@ -55,10 +51,11 @@ func NewGauge(name, unit, help string) *Family {
 type Label struct{ Name, Value string }
 
 // Series is one time series. It is immutable and safe to share; two series
-// with the same Text are the same series.
+// with the same name and the same labels are the same series.
 type Series struct {
 	family *Family
-	text   string // holds name and labels, too: there may be a million of these
+	name   string
+	labels *Labels
 }
 
 // New returns the series of f with these labels. Labels are copied and sorted
@@ -76,99 +73,51 @@ func NewNamed(f *Family, name string, labels ...Label) *Series {
 	if !ValidMetricName(name) {
 		panic("sample: malformed metric name " + name)
 	}
-	own := make([]Label, 0, len(labels))
-	for _, l := range labels {
-		if l.Value == "" {
-			continue
-		}
-		if !utf8.ValidString(l.Value) {
-			l.Value = strings.ToValidUTF8(l.Value, "\uFFFD")
-		}
-		own = append(own, l)
-	}
-	slices.SortFunc(own, func(a, b Label) int { return strings.Compare(a.Name, b.Name) })
-	for i, l := range own {
-		if !ValidLabelName(l.Name) || i > 0 && own[i-1].Name == l.Name {
-			panic("sample: malformed or repeated label " + l.Name + " on " + name)
-		}
-	}
-	return &Series{family: f, text: text(name, own)}
+	return NewLabels(labels...).Of(f, name)
 }
 
 // Family is what the series belongs to.
 func (s *Series) Family() *Family { return s.family }
 
 // Name is the metric name, the family's own but for histograms and summaries.
-func (s *Series) Name() string {
-	if name := s.family.Name; len(s.text) == len(name) || len(s.text) > len(name) && s.text[len(name)] == '{' {
-		return s.text[:len(name)] // no other name is as long
-	}
-	name, _, _ := strings.Cut(s.text, "{")
-	return name
-}
+func (s *Series) Name() string { return s.name }
 
-// Each calls yield for every label, sorted by name, without the metric name.
-// It allocates only for values with a backslash, a quote or a line break.
-func (s *Series) Each(yield func(name, value string) bool) {
-	rest := s.text[len(s.Name()):]
-	for len(rest) > 1 { // {name="value",name="value"}
-		rest = rest[1:]
-		equals := strings.IndexByte(rest, '=')
-		if equals < 0 {
-			return
-		}
-		name, value := rest[:equals], rest[equals+2:]
-		end := strings.IndexByte(value, '"')
-		if escaped := strings.IndexByte(value[:end], '\\') >= 0; escaped {
-			end = closing(value)
-			rest = value[end+1:]
-			value = unescaper.Replace(value[:end])
-		} else {
-			rest = value[end+1:]
-			value = value[:end]
-		}
-		if !yield(name, value) {
-			return
-		}
-	}
-}
+// Labels are those of the series, without the metric name.
+func (s *Series) Labels() *Labels { return s.labels }
 
-// closing is where the quote is that ends an escaped value.
-func closing(s string) int {
-	for i := 0; i < len(s); i++ {
-		switch s[i] {
-		case '\\':
-			i++
-		case '"':
-			return i
-		}
-	}
-	return len(s)
-}
-
-// Labels are sorted by name, without the metric name.
-func (s *Series) Labels() []Label {
-	var all []Label
-	for name, value := range s.Each {
-		all = append(all, Label{name, value})
-	}
-	return all
-}
+// Each calls yield for every label: see [Labels.Each].
+func (s *Series) Each(yield func(name, value string) bool) { s.labels.Each(yield) }
 
 // Label is the value of the label called name, "" when the series has none.
-func (s *Series) Label(name string) string {
-	for n, value := range s.Each {
-		if n == name {
-			return value
+func (s *Series) Label(name string) string { return s.labels.Value(name) }
+
+// Owner is whose measurement the series is.
+func (s *Series) Owner() *Owner { return s.labels.Owner() }
+
+// Text is the canonical form name{a="b",c="d"}, without braces when there are
+// no labels, escaped as in the exposition formats: the beginning of the series'
+// line on a page. Text is made anew with each call.
+func (s *Series) Text() string { return s.name + s.labels.text }
+
+// Key is what tells a series from all others.
+type Key struct{ name, labels string }
+
+// Key is that of the series.
+func (s *Series) Key() Key { return Key{s.name, s.labels.text} }
+
+// Compare orders series by the names of their families, then by their own
+// names, then by their labels' text: the order of a page.
+func (s *Series) Compare(other *Series) int {
+	if s.family != other.family {
+		if order := strings.Compare(s.family.Name, other.family.Name); order != 0 {
+			return order
 		}
 	}
-	return ""
+	if order := strings.Compare(s.name, other.name); order != 0 {
+		return order
+	}
+	return strings.Compare(s.labels.text, other.labels.text)
 }
-
-// Text is the canonical form name{a="b",c="d"} (without braces when there are
-// no labels), escaped as in the exposition formats: the series' identity and
-// the beginning of its line on a page.
-func (s *Series) Text() string { return s.text }
 
 // Point is one value of a series at T, in milliseconds since 1970, the moment
 // the value was read.
@@ -189,16 +138,16 @@ func (b *Batch) Add(s *Series, t int64, v float64) {
 
 // ValidMetricName reports whether name is [a-zA-Z_:][a-zA-Z0-9_:]*, the set
 // that every version of Prometheus and every page format takes.
-func ValidMetricName(name string) bool { return validName(name, true) }
+func ValidMetricName[T string | []byte](name T) bool { return validName(name, true) }
 
 // ValidLabelName reports whether name is [a-zA-Z_][a-zA-Z0-9_]*. The names
 // that begin with two underscores, which Prometheus keeps for itself, are not
 // valid here either.
-func ValidLabelName(name string) bool {
-	return validName(name, false) && !strings.HasPrefix(name, "__")
+func ValidLabelName[T string | []byte](name T) bool {
+	return validName(name, false) && (len(name) < 2 || name[0] != '_' || name[1] != '_')
 }
 
-func validName(name string, colon bool) bool {
+func validName[T string | []byte](name T, colon bool) bool {
 	for i := range len(name) {
 		c := name[i]
 		switch {
@@ -207,36 +156,5 @@ func validName(name string, colon bool) bool {
 			return false
 		}
 	}
-	return name != ""
-}
-
-var (
-	escaper   = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
-	unescaper = strings.NewReplacer(`\\`, `\`, `\n`, "\n", `\"`, `"`)
-)
-
-func text(name string, labels []Label) string {
-	if len(labels) == 0 {
-		return name
-	}
-	size := len(name) + 1
-	for _, l := range labels {
-		size += len(l.Name) + len(l.Value) + 4
-	}
-	var b strings.Builder
-	b.Grow(size) // exactly, but for escapes
-	b.WriteString(name)
-	for i, l := range labels {
-		if i == 0 {
-			b.WriteByte('{')
-		} else {
-			b.WriteByte(',')
-		}
-		b.WriteString(l.Name)
-		b.WriteString(`="`)
-		_, _ = escaper.WriteString(&b, l.Value)
-		b.WriteByte('"')
-	}
-	b.WriteByte('}')
-	return b.String()
+	return len(name) > 0
 }

@@ -55,7 +55,7 @@ func TestLabelsComeBack(t *testing.T) {
 				n++
 			}
 		}
-		if n != len(values) || len(s.Labels()) > n {
+		if n != len(values) || len(s.Labels().All()) > n {
 			t.Fatalf("%s: %d labels, want %d", s.Text(), n, len(values))
 		}
 	})
@@ -116,7 +116,7 @@ func TestOwner(t *testing.T) {
 		{[]Label{{HostName, "h"}, {GuestType, "docker"}}, Owner{Host: "h"}},
 		{[]Label{{HostName, "h"}, {Project, "p"}, {GuestName, "g"}, {GuestType, "docker"}}, Owner{"h", "p", "g", "docker"}},
 	} {
-		if got := New(f, c.labels...).Owner(); got != c.want {
+		if got := New(f, c.labels...).Owner(); *got != c.want {
 			t.Errorf("%v: got %+v, want %+v", c.labels, got, c.want)
 		}
 	}

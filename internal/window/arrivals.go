@@ -13,6 +13,7 @@ type Position uint64
 const (
 	blockPoints = 4080
 	blockBytes  = 64 << 10
+	maxSpare    = 64
 	shareBytes  = int64(unsafe.Sizeof(share{}))
 )
 
@@ -45,17 +46,19 @@ type share struct {
 
 // sender is a node.
 type sender struct {
-	points int   // that no reader has collected
-	first  *cell // of its last batch
+	points int    // that no reader has collected
+	first  uint32 // cell of its last batch
 }
 
 // arrivals is the log: the points (start, end] in blocks, oldest first.
 type arrivals struct {
 	blocks     []*block
+	open       *block // the last of them, nil when there is none
 	start, end Position
 	bytes      int64
 	// collected counts the leading blocks that some reader has collected.
 	collected int
+	spare     []*block
 	senders   map[string]*sender
 	holding   int // senders with points that nobody has collected
 }
@@ -73,13 +76,11 @@ func (a *arrivals) sender(host string) *sender {
 }
 
 func (a *arrivals) append(ref uint32, t int64, v float64, now int64, from *sender) Position {
-	var b *block
-	if n := len(a.blocks); n > 0 {
-		b = a.blocks[n-1]
-	}
+	b := a.open
 	if b == nil || b.full() || t-b.base < math.MinInt32 || t-b.base > math.MaxInt32 {
-		b = &block{start: a.end, base: t}
-		a.blocks = append(a.blocks, b)
+		b = a.block()
+		b.start, b.base = a.end, t
+		a.blocks, a.open = append(a.blocks, b), b
 		a.bytes += blockBytes
 	}
 	b.refs[b.n], b.times[b.n], b.values[b.n] = ref, int32(t-b.base), v
@@ -141,8 +142,21 @@ func (a *arrivals) release(b *block) {
 	}
 }
 
-// remove takes the oldest block out.
-func (a *arrivals) remove() {
+// block is an empty one.
+func (a *arrivals) block() *block {
+	n := len(a.spare)
+	if n == 0 {
+		return new(block)
+	}
+	b := a.spare[n-1]
+	a.spare = a.spare[:n-1]
+	b.n, b.shares = 0, b.shares[:0]
+	return b
+}
+
+// remove takes the oldest block out. It is used again, unless somebody may
+// still look at it.
+func (a *arrivals) remove(lent bool) {
 	b := a.blocks[0]
 	if a.collected > 0 {
 		a.collected--
@@ -151,8 +165,15 @@ func (a *arrivals) remove() {
 	}
 	a.blocks[0] = nil
 	a.blocks = a.blocks[1:]
+	if len(a.blocks) == 0 {
+		a.open = nil
+	}
 	a.start = b.end()
 	a.bytes -= blockBytes + int64(len(b.shares))*shareBytes
+	if !lent && len(a.spare) < maxSpare {
+		clear(b.shares)
+		a.spare = append(a.spare, b)
+	}
 }
 
 // idle reports whether the oldest block is complete and older than t.

@@ -27,9 +27,18 @@ func heap() uint64 {
 }
 
 // 100,000 series of 50 nodes, 2,000 points a batch.
-func BenchmarkAppend(b *testing.B) {
+func BenchmarkAppend(b *testing.B) { benchmarkAppend(b, nil) }
+
+// BenchmarkAppendWatched is the same with one series in eight watched, and asked
+// for once a round.
+func BenchmarkAppendWatched(b *testing.B) {
+	benchmarkAppend(b, func(s *sample.Series) bool { return s.Label("i") < "14" })
+}
+
+func benchmarkAppend(b *testing.B, watch func(*sample.Series) bool) {
 	all := many(100_000)
-	s := Store{Grace: time.Nanosecond} // nobody reads, nobody is waited for
+	s := Store{Grace: time.Nanosecond, Watch: watch} // nobody reads, nobody is waited for
+	var watched []sample.Point
 	s.Sweep(start.Add(-time.Second), anyone)
 	points := make([]sample.Point, 2000)
 	round := int64(0)
@@ -44,6 +53,7 @@ func BenchmarkAppend(b *testing.B) {
 				b.Fatal(k, err)
 			}
 		}
+		watched = s.Watched(watched)
 	}
 	tick()
 	one := heap()

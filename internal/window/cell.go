@@ -11,21 +11,44 @@ import (
 
 // cell is one series with its newest point. There may be a million.
 type cell struct {
-	series  atomic.Pointer[sample.Series]
+	series  atomic.Pointer[sample.Series] // nil: the cell is free
 	owner   *sample.Owner
 	t       int64
 	v       float64
 	last    Position // of its newest point or marker
-	after   *cell    // what came next in its sender's last batch
 	arrived uint32   // in tenths of a second since the first point came
 	keep    uint32   // the same, without a new point
-	ref     uint32
+	ref     uint32   // its number in the table
+	after   uint32   // what came next in its sender's last batch
 	ended   bool
 	owed    bool // ended, and there was no room yet to write it down
 	charged bool // its bytes are counted
+	watched bool
 }
 
-var _ [64 - unsafe.Sizeof(cell{})]struct{} // it fits a size of the allocator
+var _ [64 - unsafe.Sizeof(cell{})]struct{} // a line of the processor's cache
+
+// table is all cells by number. Those of one sender stand side by side, in the
+// order in which they came first, which is mostly the order in which they come
+// again. A cell never moves, and the table never shrinks: places are used again.
+type table struct {
+	chunks []*[chunkCells]cell
+	n      uint32
+}
+
+const chunkCells = 1 << 10
+
+func (t *table) at(ref uint32) *cell { return &t.chunks[ref/chunkCells][ref%chunkCells] }
+
+func (t *table) add() *cell {
+	if t.n%chunkCells == 0 {
+		t.chunks = append(t.chunks, new([chunkCells]cell))
+	}
+	c := t.at(t.n)
+	c.ref, c.after = t.n, t.n
+	t.n++
+	return c
+}
 
 // tenths is nanoseconds as cells have them.
 func tenths(ns int64) uint32 { return uint32(max(0, min(ns/1e8, math.MaxUint32))) }
@@ -50,53 +73,74 @@ func (e ending) stands() bool { return e.cell.ended && e.cell.last == e.last }
 
 // bytes is about what a series takes beside its points.
 func (c *cell) bytes() int64 {
-	return int64(256 + len(c.series.Load().Text()))
+	series := c.series.Load()
+	return int64(256 + len(series.Name()) + len(series.Labels().Text()))
 }
 
 func (s *Store) add(series *sample.Series) *cell {
-	c := &cell{owner: s.intern(series.Owner())}
-	c.series.Store(series)
+	var c *cell
 	if n := len(s.free); n > 0 && s.pages == 0 {
-		c.ref, s.free = s.free[n-1], s.free[:n-1]
-		s.slots[c.ref] = c
+		c = s.cells.at(s.free[n-1])
+		s.free = s.free[:n-1]
+		*c = cell{ref: c.ref, after: c.ref}
 	} else {
-		c.ref = uint32(len(s.slots))
-		s.slots = append(s.slots, c)
+		c = s.cells.add()
 	}
-	at := maphash.String(s.seed, series.Text())
-	for s.byText[at] != nil {
+	c.series.Store(series)
+	c.owner = s.intern(series.Owner())
+	c.watched = s.Watch != nil && s.Watch(series)
+	at := s.hash(series)
+	for {
+		if _, taken := s.byKey[at]; !taken {
+			break
+		}
 		at++
 	}
-	s.byText[at] = c
-	s.order.added = append(s.order.added, c)
+	s.byKey[at] = c.ref
+	s.order.added = append(s.order.added, c.ref)
 	s.live++
 	return c
 }
 
+func (s *Store) hash(series *sample.Series) uint64 {
+	return maphash.String(s.seed, series.Name())*0x9e3779b97f4a7c15 ^ maphash.String(s.seed, series.Labels().Text())
+}
+
 // find looks a series up. One whose hash is taken stands at the next free one;
 // of 64 bits with a key, that is as good as never.
-func (s *Store) find(text string) *cell {
-	for at := maphash.String(s.seed, text); ; at++ {
-		if c := s.byText[at]; c == nil || c.series.Load().Text() == text {
+func (s *Store) find(series *sample.Series) *cell {
+	for at := s.hash(series); ; at++ {
+		ref, known := s.byKey[at]
+		if !known {
+			return nil
+		}
+		if c := s.cells.at(ref); c.series.Load().Key() == series.Key() {
 			return c
 		}
 	}
 }
 
 func (s *Store) lose(c *cell) {
-	for at := maphash.String(s.seed, c.series.Load().Text()); ; at++ {
-		if known := s.byText[at]; known == c || known == nil {
-			delete(s.byText, at)
+	for at := s.hash(c.series.Load()); ; at++ {
+		ref, known := s.byKey[at]
+		if ref == c.ref || !known {
+			delete(s.byKey, at)
 			return
 		}
 	}
 }
 
-func (s *Store) intern(o sample.Owner) *sample.Owner {
-	known := s.owners[o]
-	if known == nil {
-		known = &o
-		s.owners[o] = known
+// intern is one pointer for all owners that are the same, so that a sweep asks
+// for each of them once.
+func (s *Store) intern(o *sample.Owner) *sample.Owner {
+	if s.lastOwner != nil && (s.lastOwner == o || *s.lastOwner == *o) {
+		return s.lastOwner
 	}
+	known := s.owners[*o]
+	if known == nil {
+		known = o
+		s.owners[*o] = known
+	}
+	s.lastOwner = known
 	return known
 }

@@ -145,7 +145,7 @@ func TestModel(t *testing.T) {
 			}
 			missing := uint64(0)
 			for _, a := range log {
-				if r.match != nil && !r.match(all[a.series].Owner()) {
+				if r.match != nil && !r.match(*all[a.series].Owner()) {
 					continue
 				}
 				switch r.got[a.series][a.t] {

@@ -87,7 +87,7 @@ func (s *Store) Next(dst []sample.Point, id ReaderID, q Request) (*Page, error) 
 	p := &Page{store: s, of: r}
 	blocks := slices.Clone(s.log.from(r.confirmed))
 	// Blocks may grow meanwhile; their points up to the cut do not change.
-	counts, slots := make([]uint32, len(s.slots)), s.slots
+	counts, cells := make([]uint32, s.cells.n), s.cells
 	verdicts := s.count(p, counts, blocks, q)
 	order := s.sorted()
 	from := r.confirmed
@@ -97,13 +97,13 @@ func (s *Store) Next(dst []sample.Point, id ReaderID, q Request) (*Page, error) 
 
 	points := slices.Grow(dst[:0], int(p.shown))[:p.shown]
 	next := uint32(0)
-	for _, c := range order {
-		if int(c.ref) >= len(counts) || slots[c.ref] != c || counts[c.ref] == 0 {
+	for _, ref := range order {
+		n := counts[ref]
+		if n == 0 {
 			continue
 		}
-		n := counts[c.ref]
-		counts[c.ref] = next
-		series := c.series.Load()
+		counts[ref] = next
+		series := cells.at(ref).series.Load()
 		for i := next; i < next+n; i++ {
 			points[i].Series = series
 		}
@@ -143,7 +143,7 @@ const (
 func (s *Store) count(p *Page, counts []uint32, blocks []*block, q Request) (verdicts []uint8) {
 	var owners map[*sample.Owner]bool
 	if q.Match != nil {
-		verdicts, owners = make([]uint8, len(s.slots)), map[*sample.Owner]bool{}
+		verdicts, owners = make([]uint8, s.cells.n), map[*sample.Owner]bool{}
 	}
 	from := p.of.confirmed
 	p.cut = s.log.end
@@ -153,7 +153,7 @@ func (s *Store) count(p *Page, counts []uint32, blocks []*block, q Request) (ver
 			if verdicts != nil {
 				if verdicts[ref] == unasked {
 					verdicts[ref] = hidden
-					owner := s.slots[ref].owner
+					owner := s.cells.at(ref).owner
 					match, asked := owners[owner]
 					if !asked {
 						match = q.Match(*owner)

@@ -109,15 +109,20 @@ func TestPagesOfAReader(t *testing.T) {
 
 // After a restart the second of two readers may come a while after the first.
 func TestReadersThatComeLater(t *testing.T) {
-	s := Store{Grace: 30 * time.Second}
-	put(t, &s, of("h", "a"), 1)
-	if err := next(t, &s, first, Request{}).Confirm(false); err != nil {
+	comeLater(t, &Store{Grace: 30 * time.Second})
+	comeLater(t, &Store{Grace: 30 * time.Second, Expected: []ReaderID{first}, Others: true})
+}
+
+func comeLater(t *testing.T, s *Store) {
+	t.Helper()
+	put(t, s, of("h", "a"), 1)
+	if err := next(t, s, first, Request{}).Confirm(false); err != nil {
 		t.Fatal(err)
 	}
 	if got := s.Collected(); got != 0 {
 		t.Fatalf("%d counts as collected while readers may still come", got)
 	}
-	p := next(t, &s, second, Request{})
+	p := next(t, s, second, Request{})
 	if got := shownOn(p); got != "a 1@1" {
 		t.Fatalf("the second reader got %q", got)
 	}
@@ -344,8 +349,8 @@ func TestChurn(t *testing.T) {
 		}
 	}
 	s.Newest(nil, nil)
-	if s.Len() != 0 || len(s.byText) > 12_000 || len(s.slots) > 12_000 || len(s.order.cells) > 12_000 || len(s.owners) > 30_000 {
-		t.Fatalf("got %d live, %d known, %d slots, %d in order, %d owners", s.Len(), len(s.byText), len(s.slots), len(s.order.cells), len(s.owners))
+	if s.Len() != 0 || len(s.byKey) > 12_000 || s.cells.n > 12_000 || len(s.order.refs) > 12_000 || len(s.owners) > 30_000 {
+		t.Fatalf("got %d live, %d known, %d cells, %d in order, %d owners", s.Len(), len(s.byKey), s.cells.n, len(s.order.refs), len(s.owners))
 	}
 }
 
@@ -375,4 +380,56 @@ func TestAbandonedPartStopsNobody(t *testing.T) {
 	if got := s.Readers()[0]; got.Lost != 0 {
 		t.Fatalf("got %+v, want no loss: none of the points was its", got)
 	}
+}
+
+// A block that is dropped while a page is made of it is not written over: the
+// page is put together without the lock.
+func TestPagesKeepTheirBlocks(t *testing.T) {
+	s := &Store{MaxBytes: 2 * MinBytes}
+	slow, quick := ReaderID{Name: "slow"}, ReaderID{Name: "quick"}
+	series := []*sample.Series{of("h1", "a"), of("h1", "b"), of("h1", "c")}
+	at := int64(0)
+	fill := func(n int) {
+		points := make([]sample.Point, 0, n)
+		for range n {
+			at++
+			points = append(points, sample.Point{Series: series[at%3], T: at, V: float64(at)})
+		}
+		if _, _, err := s.Append(points, start, time.Hour, nil); err != nil {
+			t.Error(err)
+		}
+		if p, err := s.Next(nil, quick, Request{Now: start}); err != nil || p.Confirm(false) != nil {
+			t.Error("the quick reader gets no page:", err)
+		}
+	}
+	if _, err := s.Next(nil, slow, Request{Now: start}); err != nil {
+		t.Fatal(err)
+	}
+	fill(20_000)
+	done, stop := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				fill(10_000)
+			}
+		}
+	}()
+	for range 200 {
+		p, err := s.Next(nil, slow, Request{Now: start})
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		for _, point := range p.Points {
+			if point.V != float64(point.T) || point.Series != series[point.T%3] {
+				t.Fatalf("%s at %d is %v", point.Series.Text(), point.T, point.V)
+			}
+		}
+	}
+	close(stop)
+	<-done
 }

@@ -56,7 +56,7 @@ func (s *Store) trim() {
 	}
 	all := s.collectedByAll()
 	for len(s.log.blocks) > 0 && s.log.blocks[0].end() <= all {
-		s.log.remove()
+		s.log.remove(s.pages > 0)
 	}
 	s.settle()
 }
@@ -96,7 +96,7 @@ func (s *Store) drop() {
 		if r.confirmed >= b.end() {
 			continue
 		}
-		match := func(ref uint32) bool { return r.match == nil || r.match(*s.slots[ref].owner) }
+		match := func(ref uint32) bool { return r.match == nil || r.match(*s.cells.at(ref).owner) }
 		cut := r.confirmed
 		if r.pending != nil {
 			cut = max(cut, min(r.pending.cut, b.end()))
@@ -111,7 +111,7 @@ func (s *Store) drop() {
 			s.about(r.id).Warn("reader lags behind and loses points: the window is full and another reader has them", "last_seen", r.seen)
 		}
 	}
-	s.log.remove()
+	s.log.remove(s.pages > 0)
 	s.settle()
 }
 

@@ -77,8 +77,13 @@ type Store struct {
 	Log          *slog.Logger  // nil: nothing is logged
 
 	// Expected are readers that are waited for from the start, as if they had
-	// been there before. With them there is no grace.
+	// been there before. With them there is no grace, unless there may be Others.
 	Expected []ReaderID
+	Others   bool
+
+	// Watch says of each new series whether its points are handed over by
+	// [Store.Watched] too; nil: of none. It is called with the store locked.
+	Watch func(*sample.Series) bool
 
 	// Grace: for so long after the first point there may be readers that have
 	// not come yet, as after a restart. Until then nothing counts as collected
@@ -87,19 +92,22 @@ type Store struct {
 	Grace time.Duration
 
 	mu      sync.Mutex
-	byText  map[uint64]*cell // by the hash of the series' text; see find
+	cells   table
+	free    []uint32          // cells to use again
+	byKey   map[uint64]uint32 // cells by the hash of the series' name and labels; see find
 	seed    maphash.Seed
-	slots   []*cell  // by cell.ref; nil where a series was forgotten
-	free    []uint32 // slots to use again
-	live    int      // series that have not ended
-	owners  map[sample.Owner]*sample.Owner
+	live    int // series that have not ended
 	order   order
 	log     arrivals
 	readers map[ReaderID]*reader
-	pages   int // being put together: slots are not used again meanwhile
+	pages   int // being put together: neither cells nor blocks are used again meanwhile
 	tally   Tally
 	first   time.Time // when the first point came
 	newest  time.Time // the latest time that was seen
+	watched []watchedPoint
+
+	owners    map[sample.Owner]*sample.Owner
+	lastOwner *sample.Owner
 
 	waiting    []ending // ended, and points of them are in the log
 	remembered []ending // ended, and their points are gone
@@ -119,7 +127,7 @@ func (s *Store) Append(points []sample.Point, now time.Time, keep time.Duration,
 		return 0, s.log.end, nil
 	}
 	s.prepare()
-	sender := s.log.sender(points[0].Series.Label(sample.HostName))
+	sender := s.log.sender(points[0].Series.Owner().Host)
 	if err := s.room(len(points), sender, 0); err != nil {
 		s.tally.refuse(err)
 		return 0, s.log.end, err
@@ -127,25 +135,49 @@ func (s *Store) Append(points []sample.Point, now time.Time, keep time.Duration,
 	at := s.at(now)
 	arrived, kept := tenths(at), tenths(int64(keep))
 	present := now.Add(aheadFor).UnixMilli()
-	guess := &sender.first
-	for i, p := range points {
-		// Most batches are like the one before: no need to look up the text.
-		c := *guess
-		if c == nil || c.series.Load() != p.Series || s.slots[c.ref] != c {
-			c = s.find(p.Series.Text())
+	next, last := sender.first, (*cell)(nil)
+	for i := range points {
+		p := &points[i]
+		// Most batches are like the one before, and cells stand in that order: the
+		// next one's place is known before this one has come from memory.
+		var c *cell
+		if next < s.cells.n {
+			c = s.cells.at(next)
 		}
-		if c != nil && c.t > present && p.T < c.t {
-			// The clock was ahead when that point was taken, and has been set right:
-			// the series begins anew.
-			c.t = math.MinInt64
+		if c == nil || c.series.Load() != p.Series {
+			if c = s.after(last, p.Series); c != nil {
+				next = c.ref
+			}
 		}
-		c, o := s.append(c, p, at, sender)
+		o := Stored
+		if c != nil && !c.ended && p.T > c.t && c.t <= present && !IsStale(p.V) {
+			c.t, c.v = p.T, p.V
+			c.last = s.log.append(next, p.T, p.V, at, sender)
+		} else {
+			if c != nil && c.t > present && p.T < c.t {
+				// The clock was ahead when that point was taken, and has been set right:
+				// the series begins anew.
+				c.t = math.MinInt64
+			}
+			if c, o = s.append(c, p, at, sender); c != nil {
+				next = c.ref
+			}
+		}
 		if c != nil {
-			*guess, guess = c, &c.after
+			if last == nil {
+				sender.first = next
+			} else if last.after != next {
+				last.after = next
+			}
+			last = c
+			next++
 		}
 		if o == Stored {
 			c.arrived, c.keep = arrived, kept
 			stored++
+			if c.watched {
+				s.watch(c, p)
+			}
 		} else if fn != nil {
 			fn(i, o)
 		}
@@ -153,9 +185,37 @@ func (s *Store) Append(points []sample.Point, now time.Time, keep time.Duration,
 	return stored, s.log.end, nil
 }
 
+// after looks for a series that does not stand where it was expected: where
+// it came last time, then anywhere. The cell it finds has this very series.
+func (s *Store) after(last *cell, series *sample.Series) *cell {
+	if last != nil {
+		if c := s.cells.at(last.after); c.series.Load() == series {
+			return c
+		}
+	}
+	c := s.find(series)
+	if c != nil {
+		s.rename(c, series)
+	}
+	return c
+}
+
+// rename gives a cell another series of the same key, whose family may have
+// become known meanwhile.
+func (s *Store) rename(c *cell, series *sample.Series) {
+	known := c.series.Load()
+	if known == series {
+		return
+	}
+	if known.Family() != series.Family() {
+		s.order.stale = true
+	}
+	c.series.Store(series)
+}
+
 func (s *Store) prepare() {
-	if s.byText == nil {
-		s.byText, s.owners = map[uint64]*cell{}, map[sample.Owner]*sample.Owner{}
+	if s.byKey == nil {
+		s.byKey, s.owners = map[uint64]uint32{}, map[sample.Owner]*sample.Owner{}
 		s.seed = maphash.MakeSeed()
 	}
 }
@@ -176,7 +236,7 @@ func (s *Store) at(now time.Time) int64 {
 
 // inGrace reports whether readers may still come that nobody knows of.
 func (s *Store) inGrace() bool {
-	if len(s.Expected) > 0 {
+	if len(s.Expected) > 0 && !s.Others {
 		return false
 	}
 	grace := s.Grace
@@ -188,7 +248,7 @@ func (s *Store) inGrace() bool {
 
 // append takes one point of the series that c is; nil: of one that is not
 // known.
-func (s *Store) append(c *cell, p sample.Point, now int64, from *sender) (*cell, Outcome) {
+func (s *Store) append(c *cell, p *sample.Point, now int64, from *sender) (*cell, Outcome) {
 	ended := IsStale(p.V)
 	switch {
 	case ended && (c == nil || c.ended):
@@ -211,12 +271,6 @@ func (s *Store) append(c *cell, p sample.Point, now int64, from *sender) (*cell,
 		c = s.add(p.Series)
 	case c.ended:
 		s.revive(c)
-	}
-	if c.series.Load() != p.Series { // its family may have become known meanwhile
-		if c.series.Load().Family() != p.Series.Family() {
-			s.order.stale = true
-		}
-		c.series.Store(p.Series)
 	}
 	c.t, c.v = p.T, p.V
 	c.last = s.log.append(c.ref, p.T, p.V, now, from)
@@ -279,8 +333,9 @@ func (s *Store) Sweep(now time.Time, keep func(sample.Owner) bool) int {
 	verdicts := map[*sample.Owner]bool{}
 	var owner *sample.Owner // of the series before, which most share
 	var kept bool
-	for _, c := range s.slots {
-		if c == nil || c.ended && !c.owed {
+	for ref := range s.cells.n {
+		c := s.cells.at(ref)
+		if c.owner == nil || c.ended && !c.owed {
 			continue
 		}
 		if c.owner != owner {
@@ -332,13 +387,13 @@ func (s *Store) forget(now int64) {
 			continue
 		}
 		c := e.cell
-		c.after = nil
 		s.lose(c)
-		s.slots[c.ref] = nil
+		c.series.Store(nil)
+		c.owner = nil
 		s.free = append(s.free, c.ref)
 		s.order.gone++
 	}
-	if len(s.owners) > 2*len(s.byText)+1000 {
+	if len(s.owners) > 2*len(s.byKey)+1000 {
 		clear(s.owners) // those in use stay with their series
 	}
 }
@@ -348,17 +403,4 @@ func (s *Store) Len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.live
-}
-
-// Newest appends to dst the newest point of each series whose owner match
-// accepts, sorted by family name and then by text. A nil match accepts all.
-func (s *Store) Newest(dst []sample.Point, match func(sample.Owner) bool) []sample.Point {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, c := range s.sorted() {
-		if !c.ended && (match == nil || match(*c.owner)) {
-			dst = append(dst, sample.Point{Series: c.series.Load(), T: c.t, V: c.v})
-		}
-	}
-	return dst
 }

@@ -147,3 +147,39 @@ func TestMaxSeries(t *testing.T) {
 		t.Fatalf("got %d stored, %d refused, %d kept; want 2, 3, 2", stored, full, s.Len())
 	}
 }
+
+// What is watched is handed over once, as it was stored, and nothing else is.
+func TestWatched(t *testing.T) {
+	asked := map[string]int{}
+	s := Store{Watch: func(s *sample.Series) bool { asked[s.Text()]++; return s.Family() == cpu }}
+	a, b, other := series(cpu, "a"), series(cpu, "b"), series(memory, "a")
+	append1 := func(points ...sample.Point) {
+		t.Helper()
+		if _, _, err := s.Append(points, start, time.Minute, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var spare []sample.Point
+	handed := func(want ...sample.Point) {
+		t.Helper()
+		if spare = s.Watched(spare); !slices.Equal(spare, want) {
+			t.Fatalf("got %v, want %v", spare, want)
+		}
+	}
+	handed()
+	append1(sample.Point{Series: a, T: 1000, V: 1}, sample.Point{Series: other, T: 1000, V: 2}, sample.Point{Series: b, T: 1000, V: 3})
+	append1(sample.Point{Series: a, T: 1000, V: 1}, sample.Point{Series: b, T: 999, V: 1}, sample.Point{Series: a, T: 2000, V: 4}) // a repeat, a late one
+	handed(sample.Point{Series: a, T: 1000, V: 1}, sample.Point{Series: b, T: 1000, V: 3}, sample.Point{Series: a, T: 2000, V: 4})
+	handed()
+	append1(sample.Point{Series: a, T: 3000, V: math.Float64frombits(staleNaN)}, sample.Point{Series: a, T: 4000, V: 5}, sample.Point{Series: other, T: 4000, V: 6})
+	handed(sample.Point{Series: a, T: 4000, V: 5})
+	if asked[a.Text()] != 1 || asked[other.Text()] != 1 {
+		t.Fatalf("it was asked more than once: %v", asked)
+	}
+	for i := range int64(maxWatched + 10) {
+		append1(sample.Point{Series: a, T: 5000 + i, V: 1})
+	}
+	if n := len(s.Watched(nil)); n != maxWatched {
+		t.Fatalf("%d points wait, want at most %d", n, maxWatched)
+	}
+}

@@ -1,8 +1,9 @@
 package wire
 
 import (
+	"bytes"
 	"math"
-	"strings"
+	"slices"
 
 	"github.com/golang/snappy"
 )
@@ -25,9 +26,23 @@ type span struct{ from, to int }
 // lent is a series of a body that has been checked.
 type lent struct {
 	id       int32 // in the memory, none when it is not known
-	single   bool  // it has point and nothing else beside its labels
-	from, to int   // of the message
+	from, to int32 // of the message
+	single   bool  // it came where it was expected, with point and nothing else beside its labels
 	point    Point
+}
+
+// lend notes a series that came where it was expected. Fields are set one by
+// one, as a value that is put together elsewhere and then copied takes the
+// processor longer than all the rest.
+func (d *Decoder) lend(id int32, from, to int, p Point) {
+	n := len(d.lent)
+	if n == cap(d.lent) {
+		d.lent = slices.Grow(d.lent, max(256, n))
+	}
+	d.lent = d.lent[:n+1]
+	l := &d.lent[n]
+	l.id, l.from, l.to, l.single = id, int32(from), int32(to), true
+	l.point.T, l.point.V = p.T, p.V
 }
 
 // Request is a decoded body that has passed its limits. It is borrowed from
@@ -112,7 +127,14 @@ func (r *Request) EachSeries(fn func(*Series)) {
 	for i := range d.lent {
 		l := &d.lent[i]
 		s.at, s.labelled, s.Histograms = l, false, 0
-		if s.ID = int(l.id); m != nil {
+		s.ID = int(l.id)
+		if l.single { // it came where it was expected
+			last = l.id
+			s.Points = append(s.Points[:0], l.point)
+			fn(s)
+			continue
+		}
+		if m != nil {
 			if s.ID < 0 {
 				s.ID = int(r.learn(s.message()))
 			}
@@ -121,11 +143,8 @@ func (r *Request) EachSeries(fn func(*Series)) {
 				last = int32(s.ID)
 			}
 		}
-		if s.Points = s.Points[:0]; l.single {
-			s.Points = append(s.Points, l.point)
-		} else {
-			s.read()
-		}
+		s.Points = s.Points[:0]
+		s.read()
 		fn(s)
 	}
 	if m != nil {
@@ -187,7 +206,7 @@ func (s *Series) addLabel(l Label) {
 
 // familyOf is the name of the family that a series of this name and type
 // belongs to.
-func familyOf(name string, t Type) string {
+func familyOf(name []byte, t Type) []byte {
 	var suffixes []string
 	switch t {
 	case Histogram, GaugeHistogram:
@@ -196,7 +215,7 @@ func familyOf(name string, t Type) string {
 		suffixes = []string{"_count", "_sum"}
 	}
 	for _, suffix := range suffixes {
-		if base, has := strings.CutSuffix(name, suffix); has && base != "" {
+		if base, has := bytes.CutSuffix(name, []byte(suffix)); has && len(base) > 0 {
 			return base
 		}
 	}

@@ -34,7 +34,7 @@ var (
 // can not fail. What stands where it stood last time needs no check.
 func (r *Request) walk1() error {
 	d, m, raw := r.d, r.m, r.raw
-	last, told := int32(none), 0
+	last, told, same := int32(none), 0, true // metadata so far is that of the body before
 	if m != nil {
 		last = m.at
 	}
@@ -44,11 +44,11 @@ func (r *Request) walk1() error {
 			if size, n := short(raw[at+1:]); n > 0 && size <= len(raw)-at-1-n {
 				from, to := at+1+n, at+1+n+size
 				if id, head := m.guess(last); head > 0 && head <= size {
-					if p, tail, ok := onePoint(raw[from+head : to]); ok && len(tail) == 0 && m.is(id, raw[from:from+head], nil) {
+					if p, tail, ok := onePoint(raw, from+head, to); ok && len(tail) == 0 && m.is(id, raw[from:from+head], nil) {
 						if err := r.count(1); err != nil {
 							return err
 						}
-						d.lent = append(d.lent, lent{id: id, single: true, from: from, to: to, point: p})
+						d.lend(id, from, to, p)
 						last, f.to = id, to
 						continue
 					}
@@ -63,7 +63,7 @@ func (r *Request) walk1() error {
 		}
 		switch f.number {
 		case requestTimeseries:
-			l := lent{id: none, from: f.to - len(f.bytes), to: f.to}
+			l := lent{id: none, from: int32(f.to - len(f.bytes)), to: int32(f.to)}
 			if err := r.check1(f.bytes); err != nil {
 				return err
 			}
@@ -75,7 +75,7 @@ func (r *Request) walk1() error {
 			d.lent = append(d.lent, l)
 		case requestMetadata:
 			told += f.to - at
-			if m.remembers(raw[at:f.to], told) {
+			if same = same && m.remembers(raw[at:f.to], told); same {
 				continue
 			}
 			if err := checked(f.bytes, &metadataShape, nothing); err != nil {

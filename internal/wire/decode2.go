@@ -52,11 +52,11 @@ func (r *Request) walkSeries2() error {
 			if size, n := short(raw[at+1:]); n > 0 && size <= len(raw)-at-1-n {
 				from, to := at+1+n, at+1+n+size
 				if id, head := m.guess(last); head > 0 && head <= size {
-					if p, tail, ok := onePoint(raw[from+head : to]); ok && m.is(id, raw[from:from+head], tail) {
+					if p, tail, ok := onePoint(raw, from+head, to); ok && m.is(id, raw[from:from+head], tail) {
 						if err := r.count(1); err != nil {
 							return err
 						}
-						d.lent = append(d.lent, lent{id: id, single: true, from: from, to: to, point: p})
+						d.lend(id, from, to, p)
 						last, f.to = id, to
 						continue
 					}
@@ -77,7 +77,7 @@ func (r *Request) walkSeries2() error {
 		case f.number != request2Timeseries:
 			continue
 		}
-		l := lent{id: none, from: f.to - len(f.bytes), to: f.to}
+		l := lent{id: none, from: int32(f.to - len(f.bytes)), to: int32(f.to)}
 		if err := r.check2(f.bytes); err != nil {
 			return err
 		}
@@ -314,8 +314,8 @@ func (s *Series) Metadata() (m Metadata, ok bool) {
 	})
 	labels, _ := s.Labels()
 	for _, l := range labels {
-		if string(l.Name) == nameLabel {
-			m.Family = []byte(familyOf(string(l.Value), m.Type))
+		if string(l.Name) == nameLabel && len(l.Value) > 0 {
+			m.Family = familyOf(l.Value, m.Type)
 		}
 	}
 	return m, ok && len(m.Family) > 0

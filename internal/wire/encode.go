@@ -131,7 +131,7 @@ func (e *Encoder) add(series *sample.Series) *prepared {
 	// Sorted by name, the metric name among them: an upper-case label stands
 	// before __name__.
 	named := false
-	for _, l := range series.Labels() {
+	for _, l := range series.Labels().All() {
 		if !named && l.Name > nameLabel {
 			label(nameLabel, series.Name())
 			named = true

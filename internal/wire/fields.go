@@ -113,19 +113,34 @@ func short(b []byte) (v, n int) {
 	return 0, 0
 }
 
-// onePoint reads a message's rest that is one sample, its value and its time
-// in this order and no more, as every encoder writes it; and what follows it.
-func onePoint(b []byte) (p Point, rest []byte, ok bool) {
-	// 0x12 length 0x09 value(8) 0x10 time: the time of our days takes 6 bytes.
-	if len(b) < 12 || b[0] != seriesSample<<3|wireBytes || b[2] != sampleValue<<3|wire64 || b[11] != sampleTimestamp<<3|wireVarint {
+// onePoint reads the rest of a message, raw[from:to], that is one sample, its
+// value (left out when it is 0) and its time in this order and no more, as every
+// encoder writes it; and what follows it.
+func onePoint(raw []byte, from, to int) (p Point, rest []byte, ok bool) {
+	// 0x12 length 0x09 value(8) 0x10 time
+	b := raw[from:to]
+	if len(b) < 4 || b[0] != seriesSample<<3|wireBytes || b[1] >= 0x80 {
 		return p, nil, false
 	}
-	end := 2 + int(b[1])
-	if b[1] >= 0x80 || end > len(b) || end < 13 {
+	end, time := 2+int(b[1]), 3
+	if end > len(b) {
 		return p, nil, false
 	}
-	p.V = math.Float64frombits(binary.LittleEndian.Uint64(b[3:]))
-	t, n := binary.Uvarint(b[12:end])
+	if b[2] == sampleValue<<3|wire64 && end > 12 {
+		p.V = math.Float64frombits(binary.LittleEndian.Uint64(b[3:]))
+		time = 12
+	}
+	if b[time-1] != sampleTimestamp<<3|wireVarint || end <= time {
+		return p, nil, false
+	}
+	if end == time+6 && from+time+8 <= len(raw) { // as all times from 2004 to 2109 are
+		const more, all = 0x80_80_80_80_80, 0x80_80_80_80_80_80
+		if x := binary.LittleEndian.Uint64(raw[from+time:]); x&all == more {
+			p.T = int64(x&0x7f | x>>1&(0x7f<<7) | x>>2&(0x7f<<14) | x>>3&(0x7f<<21) | x>>4&(0x7f<<28) | x>>5&(0x7f<<35))
+			return p, b[end:], true
+		}
+	}
+	t, n := binary.Uvarint(b[time:end])
 	p.T = int64(t)
-	return p, b[end:], n > 0 && 12+n == end
+	return p, b[end:], n > 0 && time+n == end
 }

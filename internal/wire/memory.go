@@ -16,8 +16,9 @@ type Memory struct {
 
 	entries []entry // by ID
 	free    []int32
-	byHash  map[uint64]int32
+	index   index
 	seed    maphash.Seed
+	seeded  bool
 	at      int32 // the series that was read last; its next is guessed
 
 	symbols  []byte // of version 2, as they stand in a body; series are known by their numbers
@@ -48,9 +49,15 @@ func (m *Memory) guess(after int32) (id int32, head int) {
 	return id, int(m.entries[id].head)
 }
 
-// is reports whether these labels and this metadata are the series'.
+// is reports whether these labels and this metadata are the series', which
+// then has come again.
 func (m *Memory) is(id int32, labels, metadata []byte) bool {
-	return m.entries[id].hash == m.hash(labels, metadata)
+	e := &m.entries[id]
+	if e.hash != m.hash(labels, metadata) {
+		return false
+	}
+	e.used = m.Now
+	return true
 }
 
 func (m *Memory) hash(labels, metadata []byte) uint64 {
@@ -63,11 +70,11 @@ func (m *Memory) hash(labels, metadata []byte) uint64 {
 
 // find looks a series up whose order was not as expected.
 func (m *Memory) find(labels, metadata []byte) int32 {
-	if m == nil || len(m.byHash) == 0 {
+	if m == nil || m.index.n == 0 {
 		return none
 	}
-	id, ok := m.byHash[m.hash(labels, metadata)]
-	if !ok || int(m.entries[id].head) != len(labels) {
+	id := m.index.find(m.hash(labels, metadata), m.entries)
+	if id < 0 || int(m.entries[id].head) != len(labels) {
 		return none
 	}
 	return id
@@ -75,14 +82,14 @@ func (m *Memory) find(labels, metadata []byte) int32 {
 
 // learn remembers a series that find did not know, if there is room.
 func (m *Memory) learn(labels, metadata []byte) int32 {
-	if len(labels) == 0 || len(m.byHash) >= m.Max {
+	if len(labels) == 0 || m.index.n >= m.Max {
 		return none
 	}
-	if m.byHash == nil {
-		m.byHash, m.seed = map[uint64]int32{}, maphash.MakeSeed()
+	if !m.seeded {
+		m.seeded, m.seed = true, maphash.MakeSeed()
 	}
 	hash := m.hash(labels, metadata)
-	if _, taken := m.byHash[hash]; taken {
+	if m.index.find(hash, m.entries) >= 0 {
 		return none
 	}
 	id := int32(len(m.entries))
@@ -92,7 +99,7 @@ func (m *Memory) learn(labels, metadata []byte) int32 {
 		m.entries = append(m.entries, entry{})
 	}
 	m.entries[id] = entry{hash: hash, head: int32(len(labels)), next: none}
-	m.byHash[hash] = id
+	m.index.add(id, m.entries)
 	return id
 }
 
@@ -101,13 +108,13 @@ func (m *Memory) came(after, id int32) {
 	if after >= 0 && int(after) < len(m.entries) && m.entries[after].next != id {
 		m.entries[after].next = id
 	}
-	if e := &m.entries[id]; e.used != m.Now {
-		e.used = m.Now
-	}
+	m.entries[id].used = m.Now
 }
 
 // remembers reports whether a metadata entry stands where it stood in the body
-// before; end is how many bytes of metadata there are up to and with it.
+// before; end is how many bytes of metadata there are up to and with it. All
+// entries in front of it must be remembered: else what stands there may be the
+// inside of another entry.
 func (m *Memory) remembers(entry []byte, end int) bool {
 	return m != nil && end <= len(m.metadata) && string(m.metadata[end-len(entry):end]) == string(entry)
 }
@@ -129,7 +136,7 @@ func (m *Memory) remember(r *Request) {
 func (m *Memory) Forget(since uint32, fn func(id int)) {
 	for id := range m.entries {
 		if e := &m.entries[id]; e.head > 0 && e.used < since {
-			delete(m.byHash, e.hash)
+			m.index.remove(int32(id), m.entries)
 			*e = entry{next: e.next} // who came after it is still a good guess
 			m.free = append(m.free, int32(id))
 			fn(id)
@@ -138,10 +145,10 @@ func (m *Memory) Forget(since uint32, fn func(id int)) {
 }
 
 // Len is how many series are remembered.
-func (m *Memory) Len() int { return len(m.byHash) }
+func (m *Memory) Len() int { return m.index.n }
 
 // reset forgets everything, as the numbers of symbols have lost their meaning.
 func (m *Memory) reset() {
-	m.entries, m.free, m.byHash, m.at = nil, nil, nil, 0
+	m.entries, m.free, m.index, m.at = nil, nil, index{}, 0
 	m.Epoch++
 }

@@ -66,7 +66,7 @@ var (
 
 // Limits bound what one body may hold. A zero field means the default.
 type Limits struct {
-	Decoded int // bytes after decompression, 8 MiB
+	Decoded int // bytes after decompression, 8 MiB, at most 1 GiB
 	Series  int // per body, 10,000
 	Samples int // per body, 20,000
 	Labels  int // per series, 30; a series with more is lent with Overfull set
@@ -79,6 +79,7 @@ func (l Limits) withDefaults() Limits {
 		}
 	}
 	def(&l.Decoded, 8<<20)
+	l.Decoded = min(l.Decoded, 1<<30)
 	def(&l.Series, 10_000)
 	def(&l.Samples, 20_000)
 	def(&l.Labels, 30)

@@ -345,3 +345,58 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 }
+
+// An entry that stands where the inside of another one stood is new.
+func TestMetadataInsideOfMetadata(t *testing.T) {
+	marshal := func(entries ...prompb.MetricMetadata) []byte {
+		raw, err := (&prompb.WriteRequest{Metadata: entries}).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	inner := prompb.MetricMetadata{Type: prompb.MetricMetadata_GAUGE, MetricFamilyName: "inner", Help: "Inner."}
+	outer := marshal(prompb.MetricMetadata{MetricFamilyName: "outer", Help: "Outer.", Unit: string(marshal(inner))})
+	other := prompb.MetricMetadata{MetricFamilyName: "other"}
+	for len(marshal(other, inner)) < len(outer) {
+		other.Help += "."
+	}
+	body := marshal(other, inner)
+	if len(body) != len(outer) {
+		t.Fatalf("%d bytes, want %d: the entry stands elsewhere", len(body), len(outer))
+	}
+	var d Decoder
+	m := &Memory{Version: V1, Max: 10}
+	var learned []string
+	for _, raw := range [][]byte{outer, body, body} {
+		r, err := d.Decode(snappy.Encode(nil, raw), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.EachMetadata(func(m Metadata) { learned = append(learned, string(m.Family)) })
+	}
+	if want := "outer other inner"; strings.Join(learned, " ") != want {
+		t.Fatalf("learned %q, want %s", learned, want)
+	}
+}
+
+// A series with two names, the second one empty, still says what its family is.
+func TestMetadataBesideAnEmptyName(t *testing.T) {
+	w := writev2.Request{
+		Symbols:    []string{"", "__name__", "up", "Help."},
+		Timeseries: []writev2.TimeSeries{{LabelsRefs: []uint32{1, 2, 1, 0}, Metadata: writev2.Metadata{HelpRef: 3}}},
+	}
+	raw, err := w.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := new(Decoder).Decode(snappy.Encode(nil, raw), &Memory{Version: V2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.EachSeries(func(s *Series) {
+		if m, ok := s.Metadata(); !ok || string(m.Family) != "up" || string(m.Help) != "Help." {
+			t.Errorf("got %s %q %v", m.Family, m.Help, ok)
+		}
+	})
+}
