@@ -42,7 +42,10 @@ func processorSeconds(t testing.TB, pid int) float64 {
 }
 
 // resident is VmRSS in bytes.
-func resident(t testing.TB, pid int) float64 {
+func resident(t testing.TB, pid int) float64 { return inStatus(t, pid, "VmRSS") }
+
+// inStatus is a line of a process's status, in bytes.
+func inStatus(t testing.TB, pid int, name string) float64 {
 	t.Helper()
 	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -51,11 +54,11 @@ func resident(t testing.TB, pid int) float64 {
 	defer f.Close()
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		var kib float64
-		if _, err := fmt.Sscanf(lines.Text(), "VmRSS: %f kB", &kib); err == nil {
+		if _, err := fmt.Sscanf(lines.Text(), name+": %f kB", &kib); err == nil {
 			return kib * 1024
 		}
 	}
-	t.Fatalf("process %d has no VmRSS", pid)
+	t.Fatalf("process %d has no %s", pid, name)
 	return 0
 }
 
