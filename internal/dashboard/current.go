@@ -147,7 +147,7 @@ func (c *current) look(store *window.Store, match func(sample.Owner) bool) {
 		default:
 			continue
 		}
-		owner := p.Series.Owner()
+		owner := *p.Series.Owner()
 		of := c.values[owner]
 		if of == nil {
 			of = values{}

@@ -13,16 +13,23 @@ import (
 	"embed"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"html/template"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/klauspost/compress/gzhttp"
+	"github.com/klauspost/compress/gzip"
+
+	"fanin/internal/charts"
 	"fanin/internal/deployment"
 	"fanin/internal/presence"
+	"fanin/internal/verdict"
 	"fanin/internal/window"
 )
 
@@ -34,6 +41,11 @@ type Options struct {
 	Roster func() *deployment.Roster // needed
 	Report func() *presence.Report   // needed
 	Window *window.Store             // needed
+	Charts *charts.Charts            // nil without a history
+	Runs   http.Handler              // of /api/v1/runs; nil: there is none
+
+	// Verdicts says who was kept from running; nil: that is not known.
+	Verdicts func(*presence.Report) *verdict.Verdicts
 
 	// Grafana is the base address under which a reader's browser finds
 	// Grafana: a path such as /grafana, which is below the page's own origin,
@@ -52,6 +64,10 @@ type Dashboard struct {
 	policy  string   // Content-Security-Policy
 	pages   *template.Template
 	files   map[string]file
+
+	// Script is whether the charts' script was there when this program was
+	// built. Without it they are pictures.
+	Script bool
 
 	mu      sync.Mutex // guards current
 	current map[string]*current
@@ -90,17 +106,24 @@ func New(o Options) (*Dashboard, error) {
 		return nil, err
 	}
 	for name, kind := range map[string]string{
-		"dashboard.css": "text/css; charset=utf-8",
-		"dashboard.js":  "text/javascript; charset=utf-8",
-		"icon.svg":      "image/svg+xml",
+		"dashboard.css":    "text/css; charset=utf-8",
+		"dashboard.js":     "text/javascript; charset=utf-8",
+		"table.js":         "text/javascript; charset=utf-8",
+		"icon.svg":         "image/svg+xml",
+		"built/charts.css": "text/css; charset=utf-8",
+		"built/charts.js":  "text/javascript; charset=utf-8",
 	} {
 		body, err := assets.ReadFile("assets/" + name)
+		if errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(name, "built/") {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
 		sum := sha256.Sum256(body)
 		d.files[name] = file{kind: kind, tag: `"` + hex.EncodeToString(sum[:8]) + `"`, body: body}
 	}
+	_, d.Script = d.files["built/charts.js"]
 	return d, nil
 }
 
@@ -108,10 +131,26 @@ func New(o Options) (*Dashboard, error) {
 // /api/metrics/dashboard/, and the JSON at /api/v1/deployments.
 func (d *Dashboard) Mount(mux *http.ServeMux) {
 	for _, prefix := range []string{"/dashboard", "/api/metrics/dashboard"} {
-		mux.Handle(prefix+"/", http.StripPrefix(prefix, d.Pages()))
+		mux.Handle(prefix+"/", packed(http.StripPrefix(prefix, d.Pages())))
+		if d.Runs != nil {
+			// For the pages' script, which knows no other address. A deployment
+			// is never called "-".
+			mux.Handle(prefix+"/-/api/v1/runs", http.StripPrefix(prefix+"/-", d.Runs))
+			mux.Handle(prefix+"/-/api/v1/runs/", http.StripPrefix(prefix+"/-", d.Runs))
+		}
 	}
-	mux.Handle("/api/v1/deployments", http.StripPrefix("/api/v1/deployments", d.API()))
-	mux.Handle("/api/v1/deployments/", http.StripPrefix("/api/v1/deployments", d.API()))
+	api := packed(http.StripPrefix("/api/v1/deployments", d.API()))
+	mux.Handle("/api/v1/deployments", api)
+	mux.Handle("/api/v1/deployments/", api)
+}
+
+// packed compresses answers for those who take that.
+func packed(h http.Handler) http.Handler {
+	wrap, err := gzhttp.NewWrapper(gzhttp.MinSize(1400), gzhttp.CompressionLevel(gzip.BestSpeed))
+	if err != nil {
+		panic(err) // the options are constants
+	}
+	return wrap(h)
 }
 
 // Pages serves / (all deployments), /<project> and /-/<file>. No deployment
@@ -122,6 +161,9 @@ func (d *Dashboard) Pages() http.Handler {
 		switch {
 		case name == "":
 			d.page(w, http.StatusOK, "index", d.overview())
+			return
+		case strings.HasPrefix(name, chartsPath):
+			d.serveCharts(w, r, name[len(chartsPath):])
 			return
 		case strings.HasPrefix(name, "-/"):
 			if f, ok := d.files[name[2:]]; ok {
@@ -228,6 +270,14 @@ func (d *Dashboard) json(w http.ResponseWriter, status int, data any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	w.Write(append(body, '\n'))
+}
+
+// script answers a page's script, which needs no line breaks.
+func (d *Dashboard) script(w http.ResponseWriter, data any) {
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(data); err != nil {
+		d.Log.Debug("an answer was not sent", "err", err)
+	}
 }
 
 // serve lets browsers keep the file and ask whether it has changed.

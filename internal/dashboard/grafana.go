@@ -7,8 +7,11 @@ import (
 	"strings"
 )
 
-// The dashboards of TestbedOS, whose panels the shipped ones keep.
+// The dashboards of TestbedOS, whose panels the shipped ones keep, and the
+// project's own of guests of all types.
 const (
+	allGuestsBoard = "fanin-guests/testbed-guests-of-all-types"
+
 	hostsBoard  = "a501b9c3-2632-4862-b91c-00d9575a6ba3/testbed-hosts"
 	guestsBoard = "c74125df-061c-43fd-9eae-3ae6c8d0d37e/testbed-guests"
 )
@@ -61,14 +64,13 @@ func (g *grafana) host(name string) []graph {
 	}
 }
 
-func (g *grafana) project(name string) []graph {
+// project is one frame with all panels of a deployment, without Grafana's own
+// bars.
+func (g *grafana) project(name string) *graph {
 	if g == nil {
 		return nil
 	}
-	return []graph{
-		{"CPU of all guests", g.panel(guestsBoard, 1, "proj_n", name)},
-		{"Memory of all guests", g.panel(guestsBoard, 2, "proj_n", name)},
-	}
+	return &graph{"All guests of " + name, g.base + "/d/" + allGuestsBoard + "?orgId=1&kiosk&refresh=5s&from=now-30m&to=now&var-project=" + url.QueryEscape(name)}
 }
 
 func (g *grafana) guest(project, name string) []graph {

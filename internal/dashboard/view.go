@@ -8,6 +8,7 @@ import (
 	"fanin/internal/deployment"
 	"fanin/internal/presence"
 	"fanin/internal/sample"
+	"fanin/internal/verdict"
 )
 
 // Reasons beside those of presence why a guest is not up.
@@ -19,9 +20,6 @@ const (
 const (
 	// mostUnowned bounds the list of guests that nobody owns.
 	mostUnowned = 200
-	// openGraphs is up to how many guests their graphs are shown without
-	// being asked for.
-	openGraphs = 12
 )
 
 // overview is what the first page and /api/v1/deployments say.
@@ -32,6 +30,8 @@ type overview struct {
 	Problems     []problem  `json:"problems"`
 	Unowned      []unowned  `json:"unowned_guests"`
 	UnownedTotal int        `json:"unowned_guests_total"`
+
+	Charts chartsView `json:"-"`
 }
 
 // summary is one deployment.
@@ -44,6 +44,7 @@ type summary struct {
 	GuestsExpected int      `json:"guests_expected"`
 	GuestsUp       int      `json:"guests_up"`
 	GuestsLeftOut  int      `json:"guests_left_out"`
+	Disturbed      number   `json:"disturbed"` // the worst-off guest's share, by the testbed
 	Problem        *problem `json:"problem"`
 }
 
@@ -96,9 +97,8 @@ type detail struct {
 	Guests    []guestView `json:"guests"`
 	LeftOut   []leftOut   `json:"left_out"`
 
-	Graphs  []graph `json:"-"`
-	Grafana bool    `json:"-"`
-	Open    bool    `json:"-"` // graphs of single guests are shown at once
+	Charts chartsView `json:"-"`
+	Board  *graph     `json:"-"` // in Grafana; nil without
 }
 
 // guestView is one guest. The values are null when they are unknown.
@@ -119,6 +119,10 @@ type guestView struct {
 	Receive     number `json:"network_receive_bytes_per_second"`
 	Transmit    number `json:"network_transmit_bytes_per_second"`
 
+	// Disturbed is for which share of the last 10 s the guest was kept from
+	// running, by cause; null when that is not known.
+	Disturbed map[string]float64 `json:"disturbed"`
+
 	Graphs []graph `json:"-"`
 }
 
@@ -133,7 +137,7 @@ func (d *Dashboard) overview() *overview {
 	roster, report := d.Roster(), d.Report()
 	o := &overview{
 		Time: report.At.UTC().Truncate(time.Millisecond), Deployments: []summary{}, Hosts: []hostView{},
-		Problems: []problem{}, Unowned: []unowned{},
+		Problems: []problem{}, Unowned: []unowned{}, Charts: d.chartsView(""),
 	}
 	up := map[string]int{}
 	for _, g := range report.Guests {
@@ -141,8 +145,11 @@ func (d *Dashboard) overview() *overview {
 			up[g.Guest.Project]++
 		}
 	}
+	verdicts := d.verdicts(report)
 	for _, p := range roster.Projects() {
-		o.Deployments = append(o.Deployments, summarize(p, up[p.Name]))
+		s := summarize(p, up[p.Name])
+		s.Disturbed = disturbed(verdicts, p.Name)
+		o.Deployments = append(o.Deployments, s)
 	}
 	for _, h := range report.Hosts {
 		o.Hosts = append(o.Hosts, viewHost(h, report.At))
@@ -163,7 +170,7 @@ func (d *Dashboard) detail(p *deployment.Project) *detail {
 	roster, report := d.Roster(), d.Report()
 	o := &detail{
 		Time: report.At.UTC().Truncate(time.Millisecond), HostViews: []hostView{}, Guests: []guestView{}, LeftOut: []leftOut{},
-		Graphs: d.grafana.project(p.Name), Grafana: d.grafana != nil, Open: len(p.Guests) <= openGraphs,
+		Charts: d.chartsView(p.Name), Board: d.grafana.project(p.Name),
 	}
 	for _, f := range p.LeftOut {
 		o.LeftOut = append(o.LeftOut, leftOut{Reason: f.Reason, Line: f.Line})
@@ -192,7 +199,7 @@ func (d *Dashboard) detail(p *deployment.Project) *detail {
 			statuses[g.Guest.Name] = g
 		}
 	}
-	up := 0
+	up, verdicts := 0, d.verdicts(report)
 	for _, g := range p.Guests {
 		status, ok := statuses[g.Name]
 		_, match := roster.Lookup(g.RuntimeName)
@@ -206,11 +213,27 @@ func (d *Dashboard) detail(p *deployment.Project) *detail {
 			up++
 		}
 		v := viewGuest(g, status, report.At, current[presence.OwnerOf(g)])
+		v.Disturbed = verdicts.Guest(p.Name, g.Name)
 		v.Graphs = d.grafana.guest(p.Name, g.Name)
 		o.Guests = append(o.Guests, v)
 	}
 	o.summary = summarize(p, up)
+	o.Disturbed = disturbed(verdicts, p.Name)
 	return o
+}
+
+func (d *Dashboard) verdicts(r *presence.Report) *verdict.Verdicts {
+	if d.Verdicts == nil {
+		return &verdict.Verdicts{}
+	}
+	return d.Verdicts(r)
+}
+
+func disturbed(v *verdict.Verdicts, project string) number {
+	if share, ok := v.Deployment(project); ok {
+		return known(share)
+	}
+	return number{}
 }
 
 func summarize(p *deployment.Project, up int) summary {

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"html/template"
 	"math"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
 
+	"fanin/internal/charts"
 	"fanin/internal/deployment"
 	"fanin/internal/presence"
 )
@@ -27,7 +29,16 @@ func words() template.FuncMap {
 			return fmt.Sprintf("%d %ss", n, what)
 		},
 		"short": short,
+		"value": value,
 	}
+}
+
+// value is that by which a table is sorted, "" when it is unknown.
+func value(n number) string {
+	if !n.OK {
+		return ""
+	}
+	return strconv.FormatFloat(n.V, 'g', -1, 64)
 }
 
 // none stands where a value is unknown.
@@ -48,31 +59,15 @@ func offset(n number) string {
 	return fmt.Sprintf("%+d ms", int64(math.Round(n.V*1000)))
 }
 
-func percent(n number) string { return written(n, "%.1f %%", 1) }
+func percent(n number) string { return scaled(n, charts.Percent) }
+func size(n number) string    { return scaled(n, charts.Bytes) }
+func rate(n number) string    { return scaled(n, charts.BytesPerSecond) }
 
-// size is bytes in powers of 1024.
-func size(n number) string {
-	return scaled(n, 1024, "B", "KiB", "MiB", "GiB", "TiB", "PiB")
-}
-
-// rate is bytes a second in powers of 1000.
-func rate(n number) string {
-	return scaled(n, 1000, "B/s", "kB/s", "MB/s", "GB/s", "TB/s")
-}
-
-func scaled(n number, base float64, units ...string) string {
+func scaled(n number, unit string) string {
 	if !n.OK {
 		return none
 	}
-	v, i := n.V, 0
-	for math.Abs(v) >= base*0.9995 && i < len(units)-1 {
-		v /= base
-		i++
-	}
-	if i == 0 {
-		return fmt.Sprintf("%.0f %s", v, units[0])
-	}
-	return fmt.Sprintf("%.*f %s", max(0, 2-int(math.Log10(math.Max(math.Abs(v), 1)))), v, units[i])
+	return charts.Written(unit, n.V)
 }
 
 // age is how long ago something was, given in seconds.

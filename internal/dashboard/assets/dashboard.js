@@ -21,7 +21,8 @@
   };
 
   const update = (old, now) => {
-    const own = (name) => name === "open" && old.nodeName === "DETAILS"; // the reader's choice
+    if ("own" in old.dataset) return; // another script's
+    const own = (name) => name === "open" && old.nodeName === "DETAILS" || name === "aria-pressed"; // the reader's choice
     for (const { name, value } of now.attributes) {
       if (!own(name) && old.getAttribute(name) !== value) old.setAttribute(name, value);
     }
@@ -74,6 +75,7 @@
       if (!answer.ok) throw new Error(String(answer.status));
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("page");
       if (!fresh) throw new Error("another page");
+      window.faninTables(fresh);
       update(page, fresh);
       answered = Date.now();
       say("");

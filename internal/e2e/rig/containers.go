@@ -54,6 +54,7 @@ type Container struct {
 	Image       string
 	Labels      map[string]string
 	CPUs        float64 // 0: no limit
+	Cores       string  // which of them, such as "0,2"; "" for any
 	Memory      int64   // bytes, 0: no limit
 	Network     string  // "none" when empty; "host", "container:NAME" or a name given to [Docker.Network]
 	Restart     string  // restart policy, "" for no
@@ -75,6 +76,9 @@ func (d *Docker) Create(t testing.TB, name string, c Container, args ...string) 
 	}
 	if c.CPUs > 0 {
 		host["NanoCpus"] = int64(c.CPUs * 1e9)
+	}
+	if c.Cores != "" {
+		host["CpusetCpus"] = c.Cores
 	}
 	if c.Memory > 0 {
 		host["Memory"] = c.Memory
