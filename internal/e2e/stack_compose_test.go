@@ -42,7 +42,7 @@ func TestStackComposeUp(t *testing.T) {
 
 	dir := stackSetup(t, "main-host")
 	image := composeConfig(t, dir, "compose.yaml").Services
-	makeImage(t, docker, image["gateway"].Image, imageTar(t, map[string]string{"gateway": buildStatic(t, "gateway")}), "ENTRYPOINT [\"/gateway\"]")
+	makeImage(t, docker, image["gateway"].Image, imageTar(t, map[string]string{"gateway": buildStatic(t, "gateway")}, "var/lib/fanin"), "ENTRYPOINT [\"/gateway\"]")
 	makeImage(t, docker, image["prometheus"].Image,
 		imageTar(t, map[string]string{"bin/prometheus": prometheus, "bin/busybox": "/bin/busybox"}, "prometheus"),
 		"USER 65534", `ENTRYPOINT ["/bin/prometheus"]`, "ENV PATH=/bin")
@@ -100,6 +100,12 @@ func TestStackComposeUp(t *testing.T) {
 		value := float64(20 + i)
 		push(t, base, string(token), value)
 		eventuallyStored(t, base, value)
+	}
+
+	// The gateway's own history has a volume that it can write to.
+	log := fmt.Sprintf("/proc/%d/root/var/lib/fanin/history/wal", stack.container(t, "gateway").pid)
+	if segments, err := os.ReadDir(log); err != nil || len(segments) < 2 {
+		t.Errorf("the history's log: %v, %v; want segments from before and after the kill", segments, err)
 	}
 
 	// Another address of a container that is made anew is found by its name.
@@ -240,6 +246,7 @@ func setPort(t testing.TB, dir string, port int) {
 		t.Fatal(err)
 	}
 	env = regexp.MustCompile(`(?m)^STACK_PORT=.*$`).ReplaceAll(env, []byte("STACK_PORT="+strconv.Itoa(port)))
+	env = append(env, "GATEWAY_HISTORY=/var/lib/fanin/history\n"...)
 	if err := os.WriteFile(path, env, 0o600); err != nil {
 		t.Fatal(err)
 	}
