@@ -7,20 +7,25 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"fanin/internal/admission"
+	"fanin/internal/charts"
 	"fanin/internal/daemon"
 	"fanin/internal/dashboard"
 	"fanin/internal/deployment"
 	"fanin/internal/exposition"
+	"fanin/internal/history"
 	"fanin/internal/ingest"
 	"fanin/internal/presence"
+	"fanin/internal/runs"
 	"fanin/internal/sample"
 	"fanin/internal/targets"
+	"fanin/internal/verdict"
 	"fanin/internal/window"
 	"fanin/internal/wire"
 )
@@ -45,6 +50,9 @@ type options struct {
 	readers    []string
 
 	exporterRules string
+
+	history historyOptions
+	runs    runsOptions
 
 	grafana string
 }
@@ -89,6 +97,8 @@ func flags(app *kingpin.Application) *options {
 		PlaceHolder("NAME").StringsVar(&o.readers)
 	app.Flag("exporter.rules", "File that says which guests serve a page of metrics; each host's pusher scrapes those of its own guests.").
 		PlaceHolder("FILE").StringVar(&o.exporterRules)
+	o.history.flags(app)
+	o.runs.flags(app)
 	app.Flag("grafana.url", "Base address of Grafana as the reader's browser sees it (/grafana behind the shipped Nginx); graphs are embedded when it is set.").
 		PlaceHolder("URL").StringVar(&o.grafana)
 	return o
@@ -100,6 +110,11 @@ const (
 )
 
 func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
+	if os.Getenv("GOGC") == "" {
+		// What is kept for long has few pointers: to collect twice as often costs
+		// next to nothing, and half of what waits for it is saved.
+		debug.SetGCPercent(50)
+	}
 	for _, pattern := range o.stateGlobs {
 		if _, err := filepath.Match(pattern, ""); err != nil {
 			return fmt.Errorf("--state.glob %q: %w", pattern, err)
@@ -145,7 +160,8 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	}
 
 	book := &presence.Book{}
-	store := &window.Store{MaxSeries: o.maxSeries, MaxBytes: o.maxBytes, ReaderExpiry: o.expiry, Log: log}
+	store := &window.Store{MaxSeries: o.maxSeries, MaxBytes: o.maxBytes, ReaderExpiry: o.expiry, Watch: verdict.Wanted, Log: log}
+	judge := &verdict.Judge{Arrived: store.Watched}
 	for _, name := range o.readers {
 		store.Expected = append(store.Expected, window.ReaderID{Name: name, Path: scrapePath})
 	}
@@ -164,10 +180,14 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	if err := registry.Register(inside); err != nil {
 		return err
 	}
+	var records *runs.Records
 	report := func() *presence.Report { return book.Report(watcher.Roster(), time.Now()) }
 	pages := &exposition.Pages{
 		Window: store, MaxPoints: o.maxPoints, MaxAge: o.maxAge, Log: log,
-		Now: func() []sample.Point { return report().Points() },
+		Now: func() []sample.Point {
+			r := report()
+			return append(judge.Verdicts(r).AppendPoints(r.Points()), records.Points(r.At)...)
+		},
 		Nodes: func() (nodes []exposition.Node) {
 			for _, h := range report().Hosts {
 				nodes = append(nodes, exposition.Node{Name: h.Host.Name, Up: h.Up})
@@ -179,7 +199,24 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 		return err
 	}
 
-	board, err := dashboard.New(dashboard.Options{Roster: watcher.Roster, Report: report, Window: store, Grafana: o.grafana, Log: log})
+	past, err := o.history.open(store, pages.Now, registry, server.URL(), log)
+	if err != nil {
+		return fmt.Errorf("--history.path: %w", err)
+	}
+	if records, err = o.runs.open(o.history.path, past, watcher, registry, log); err != nil {
+		return fmt.Errorf("--runs.path: %w", err)
+	}
+
+	runsAPI := http.NewServeMux()
+	more, err := o.runs.mount(runsAPI, records, past, registry, log)
+	if err != nil {
+		return err
+	}
+	boards := dashboard.Options{Roster: watcher.Roster, Report: report, Verdicts: judge.Verdicts, Window: store, Runs: runsAPI, Grafana: o.grafana, Log: log}
+	if past != nil {
+		boards.Charts = charts.New(past)
+	}
+	board, err := dashboard.New(boards)
 	if err != nil {
 		return err
 	}
@@ -188,25 +225,35 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 		return err
 	}
 	mux.Handle("GET /api/v1/targets", inside)
+	tasks := []daemon.Task{
+		{Name: "deployments", Run: watcher.Run},
+		{Name: "sweep", Run: func(ctx context.Context) error {
+			sweep(ctx, watcher, book, store, gate, judge)
+			return nil
+		}},
+		{Name: "web", Run: server.Run},
+	}
+	if past != nil {
+		past.Mount(mux)
+		tasks = append(tasks, daemon.Task{Name: "history", Run: past.Run})
+	} else {
+		history.MountOff(mux)
+	}
+	mux.Handle("/api/v1/runs", runsAPI)
+	mux.Handle("/api/v1/runs/", runsAPI)
+	tasks = append(tasks, more...)
 	server.Handler = mux
 	watcher.Load()
 	if nodes.Open() {
 		log.Warn("no --push.nodes-file: every process on this machine may push under any host name; pushes from elsewhere are refused")
 	}
 	log.Info("gateway is ready", "page", server.URL()+"/dashboard/", "scrape", server.URL()+"/metrics/testbed")
-	return daemon.Run(ctx, log,
-		daemon.Task{Name: "deployments", Run: watcher.Run},
-		daemon.Task{Name: "sweep", Run: func(ctx context.Context) error {
-			sweep(ctx, watcher, book, store, gate)
-			return nil
-		}},
-		daemon.Task{Name: "web", Run: server.Run},
-	)
+	return daemon.Run(ctx, log, tasks...)
 }
 
 // sweep takes out of the window what has ended, and forgets senders and
 // guests that are long gone.
-func sweep(ctx context.Context, watcher *deployment.Watcher, book *presence.Book, store *window.Store, gate *admission.Gate) {
+func sweep(ctx context.Context, watcher *deployment.Watcher, book *presence.Book, store *window.Store, gate *admission.Gate, judge *verdict.Judge) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	forgot := time.Now()
@@ -218,10 +265,12 @@ func sweep(ctx context.Context, watcher *deployment.Watcher, book *presence.Book
 		}
 		now := time.Now()
 		store.Sweep(now, book.Allowed(watcher.Roster(), now))
+		judge.Collect(now)
 		if now.Sub(forgot) >= forgetEvery {
 			forgot = now
 			gate.Forget(now)
 			book.Forget(now)
+			judge.Forget(now)
 		}
 	}
 }

@@ -73,7 +73,7 @@ func TestVitals(t *testing.T) {
 		want := map[string]float64{
 			"fanin_samples_committed_total": 10, "fanin_samples_delivered_total": 4, "fanin_samples_pending": 3,
 			`fanin_samples_dropped_total{reason="full"}`: 1, `fanin_samples_dropped_total{reason="too_old"}`: 0,
-			`fanin_samples_refused_total{reason="not_active"}`: 2,
+			`fanin_samples_refused_total{reason="not_active"}`: 2, buildSeries().Text(): 1,
 		}
 		if len(got) != len(want) {
 			t.Errorf("got %v, want %v", got, want)

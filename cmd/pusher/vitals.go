@@ -22,7 +22,8 @@ var (
 // vitals are the ledger's points. The zero value is ready.
 type vitals struct {
 	series map[*sample.Family]map[string]*sample.Series // by reason
-	last   int64                                        // time of the newest points
+	build  *sample.Series
+	last   int64 // time of the newest points
 }
 
 // setBack is by how much the clock has to go back for series to begin anew,
@@ -41,6 +42,10 @@ func (v *vitals) append(points []sample.Point, l spool.Ledger, now time.Time) []
 	add := func(f *sample.Family, reason string, value uint64) {
 		points = append(points, sample.Point{Series: v.of(f, reason), T: t, V: float64(value)})
 	}
+	if v.build == nil {
+		v.build = buildSeries()
+	}
+	points = append(points, sample.Point{Series: v.build, T: t, V: 1})
 	add(committedSamples, "", l.Committed)
 	add(deliveredSamples, "", l.Delivered)
 	add(pendingSamples, "", l.Pending)
