@@ -4,6 +4,12 @@
 # No BuildKit feature is used, so that engine 20.10 with docker-compose 1.29
 # builds it too.
 
+# The script that draws the charts of the gateway's pages.
+FROM node:22-bookworm-slim AS page
+WORKDIR /src/internal/dashboard/page
+COPY internal/dashboard/page ./
+RUN npm ci --ignore-scripts && npm run build
+
 FROM golang:1.26.8-bookworm AS source
 WORKDIR /src
 # A module proxy of one's own, where there is one.
@@ -17,9 +23,13 @@ COPY internal ./internal
 FROM source AS build-gateway
 ARG VERSION=dev
 ARG REVISION=unknown
+COPY --from=page /src/internal/dashboard/assets/built ./internal/dashboard/assets/built
 RUN CGO_ENABLED=0 go build -o /out/gateway -ldflags "-s -w -buildid= \
     -X github.com/prometheus/common/version.Version=${VERSION} \
     -X github.com/prometheus/common/version.Revision=${REVISION}" ./cmd/gateway
+# A volume that is mounted here takes the mode over, so that any user can have
+# a history in it.
+RUN install -d -m 1777 /out/root/var/lib/fanin && mv /out/gateway /out/root/
 
 FROM scratch AS gateway
 ARG VERSION=dev
@@ -29,7 +39,7 @@ LABEL org.opencontainers.image.title="fanin gateway" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-COPY --from=build-gateway /out/gateway /gateway
+COPY --from=build-gateway /out/root/ /
 USER 65532:65532
 EXPOSE 9370
 ENTRYPOINT ["/gateway"]

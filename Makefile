@@ -14,12 +14,21 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 INFO     = github.com/prometheus/common/version
 LDFLAGS  = -s -w -X $(INFO).Version=$(VERSION) -X $(INFO).Revision=$(shell git rev-parse HEAD 2>/dev/null)
 
-.PHONY: all build demo test chaos chaos-peers race fuzz bench bench-peers simulate performance lint deps update clean help
+.PHONY: all build page demo test chaos chaos-peers race fuzz bench bench-peers bench-history simulate performance lint deps update screenshots clean help
 
 all: build
 
+## page: the script that draws charts, for the next build of the gateway
+# Without Node, or without the network the first time, charts are pictures.
+PAGE = internal/dashboard/page
+page:
+	@if command -v npm >/dev/null; then \
+		{ [ -d $(PAGE)/node_modules ] && [ ! $(PAGE)/package-lock.json -nt $(PAGE)/node_modules ] || timeout 300 npm --prefix $(PAGE) ci --ignore-scripts --silent && touch $(PAGE)/node_modules; } && \
+		npm --prefix $(PAGE) run --silent build -- --log-level=warning || echo 'the script of the charts could not be built: charts are pictures'; \
+	else echo 'no npm: charts are pictures (apt-get install npm makes them live)'; fi
+
 ## build: bin/pusher and bin/gateway
-build:
+build: page
 	@if [ $(CGO_ENABLED) = 0 ]; then echo 'no C compiler: the pusher is built without libvirt (apt-get install gcc libc6-dev adds it)'; fi
 	$(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/pusher ./cmd/gateway
 
@@ -29,7 +38,7 @@ demo: build
 
 ## test: everything, against real servers; installs them when root on Debian
 # One package at a time: several keep a processor busy and measure how busy.
-test: deps
+test: deps page
 	CGO_ENABLED=1 $(GO) test -tags $(TAGS) -p 1 -count=1 -timeout 25m ./...
 
 ## chaos: kill -9 and bad links for ten minutes, then every sample compared
@@ -41,6 +50,11 @@ chaos: deps
 ## chaos-peers: the same faults on other agents, as a table of what is lost
 chaos-peers: deps
 	@tools/chaos-peers
+
+## screenshots: pictures of the pages, in docs/screenshots
+screenshots: deps page
+	@mkdir -p docs/screenshots
+	CGO_ENABLED=1 $(GO) test -tags $(TAGS) -count=1 -timeout 10m -run '^TestPage(Screens|Large)$$' ./internal/e2e -screenshots=$(CURDIR)/docs/screenshots
 
 ## race: what needs no servers, under the race detector
 race:
@@ -64,6 +78,11 @@ bench:
 ## bench-peers: gateway and pusher beside Prometheus, VictoriaMetrics, Pushgateway and the libvirt exporter, in one run
 bench-peers:
 	@tools/bench-peers $(if $(QUICK),-quick)
+
+## bench-history: the gateway's history beside a Prometheus 3 with the same samples, HISTORY=10m each
+HISTORY ?= 10m
+bench-history:
+	CGO_ENABLED=1 $(GO) test -tags $(TAGS) -run '^$$' -bench '^BenchmarkHistory$$' -benchtime 1x -timeout 90m ./internal/e2e/peers -history=$(HISTORY)
 
 ## simulate: how the gateway's cost grows with the number of nodes, to NODES
 NODES ?= 10000

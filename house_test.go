@@ -35,10 +35,15 @@ var rooms = map[string][]string{
 	"admission":       {"sample", "wire", "deployment"},
 	"presence":        {"sample", "deployment"},
 	"window":          {"sample"},
+	"verdict":         {"sample", "deployment", "presence"},
 	"ingest":          {"sample", "wire", "deployment", "admission", "presence", "window"},
 	"exposition":      {"sample", "window"},
+	"history":         {"sample", "window"},
 	"targets":         {"deployment", "admission"},
-	"dashboard":       {"sample", "deployment", "presence", "window"},
+	"charts":          {"history"},
+	"runs":            {"sample", "deployment"},
+	"archive":         {"sample", "exposition", "history", "runs"},
+	"dashboard":       {"sample", "deployment", "presence", "window", "charts", "verdict"},
 	"daemon":          {},
 	"e2e/simulate":    {"e2e/fleet", "sample", "wire", "deployment", "admission", "presence", "window", "ingest", "exposition"},
 	"e2e/load":        {"e2e/fleet"},
@@ -70,7 +75,7 @@ var keys = map[string][]string{
 var never = map[string][]string{
 	"fanin/cmd/pusher": {
 		"fanin/internal/deployment", "fanin/internal/admission", "fanin/internal/presence", "fanin/internal/window",
-		"fanin/internal/exposition", "fanin/internal/ingest", "fanin/internal/targets", "fanin/internal/dashboard", "fanin/internal/history", "fanin/internal/forward",
+		"fanin/internal/exposition", "fanin/internal/ingest", "fanin/internal/targets", "fanin/internal/dashboard", "fanin/internal/history", "fanin/internal/runs", "fanin/internal/archive", "fanin/internal/forward",
 		"github.com/prometheus/prometheus/storage", "github.com/prometheus/prometheus/tsdb", "github.com/prometheus/prometheus/promql",
 	},
 	"fanin/cmd/gateway": {

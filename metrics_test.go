@@ -94,6 +94,9 @@ func declaration(n ast.Node) (m metric, ok bool) {
 		return m, false
 	}
 	name := called(call)
+	if _, local := call.Fun.(*ast.Ident); local && len(call.Args) > 1 && strings.HasPrefix(literal(call.Args[0]), "fanin_") {
+		name = "prometheus.NewDesc" // by a function of the room's own, for short
+	}
 	switch name {
 	case "sample.NewCounter", "sample.NewGauge":
 		m.kind = strings.ToLower(strings.TrimPrefix(name, "sample.New"))
@@ -108,7 +111,7 @@ func declaration(n ast.Node) (m metric, ok bool) {
 		}
 		return m, true
 	}
-	rest, own := strings.CutPrefix(name, "prometheus.New")
+	_, rest, own := strings.Cut(name, ".New") // of prometheus, or of a promauto.Factory
 	options, literalOptions := call.Args[0].(*ast.CompositeLit)
 	if !own || !literalOptions {
 		return m, false
@@ -159,11 +162,11 @@ func page(all []metric) string {
 	var b strings.Builder
 	b.WriteString("# Metrics\n\nGenerated from the declarations in the code by `go test . -update`.\n\n" +
 		"On the gateway's pages every series carries `host_name`, and those of guests `project`, `guest_name` and `guest_type` too; " +
-		"other labels are `device`, `vcpu`, `mode`, `state`, `port` and `reason` where they apply. " +
+		"other labels are `device`, `vcpu`, `mode`, `state`, `port`, `cause` and `reason` where they apply. " +
 		"What programs inside guests say of themselves has their names, and `port` beside the labels of its guest. " +
 		"What is not known is absent; it is never 0.\n")
 	for _, section := range []struct{ title, prefix string }{
-		{"Guests", "testbed_guest_"}, {"Hosts", "testbed_host_"}, {"The system about itself", "fanin_"},
+		{"Guests", "testbed_guest_"}, {"Hosts", "testbed_host_"}, {"Deployments", "testbed_deployment_"}, {"Runs", "testbed_run_"}, {"The system about itself", "fanin_"},
 	} {
 		fmt.Fprintf(&b, "\n## %s\n\n| metric | type | unit | meaning |\n|---|---|---|---|\n", section.title)
 		for _, m := range all {

@@ -12,6 +12,7 @@ import (
 
 	"fanin/internal/e2e/rig"
 	"fanin/internal/presence"
+	"fanin/internal/verdict"
 )
 
 // comparison is what Prometheus has of one host against what was committed.
@@ -42,7 +43,7 @@ func (c *cluster) compare(p *rig.PrometheusServer) (all []comparison, err error)
 		}
 		all = append(all, want.against(got))
 	}
-	strangers, err := p.TryQuery(fmt.Sprintf(`count by (host_name) (last_over_time({job="testbed",host_name!="",host_name!~%q}[%s]))`, c.hostPattern(), c.age()))
+	strangers, err := p.TryQuery(fmt.Sprintf(`count by (host_name) (last_over_time({job=~"|testbed",host_name!="",host_name!~%q}[%s]))`, c.hostPattern(), c.age()))
 	if err == nil && len(strangers) > 0 {
 		err = fmt.Errorf("there are samples of hosts that have no pusher: %v", strangers)
 	}
@@ -98,8 +99,8 @@ func (c *cluster) age() string {
 // storedOf is what Prometheus has of a host's pushers: all its series but what
 // the gateway says for itself.
 func (c *cluster) storedOf(p *rig.PrometheusServer, e *expectation) (history, error) {
-	own := []string{presence.HostUp.Name, presence.ClockOffset.Name}
-	query := fmt.Sprintf(`{job="testbed",host_name=%q,__name__!~%q}[%s]`, e.host, strings.Join(own, "|"), c.age())
+	own := []string{presence.HostUp.Name, presence.ClockOffset.Name, verdict.HostDisturbed.Name}
+	query := fmt.Sprintf(`{job=~"|testbed",host_name=%q,__name__!~%q}[%s]`, e.host, strings.Join(own, "|"), c.age())
 	answer, err := p.TryQuery(query)
 	if err != nil {
 		return nil, err

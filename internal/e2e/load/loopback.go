@@ -56,7 +56,8 @@ func client() *http.Client {
 	}
 }
 
-// drain listens until the context ends, and answers 204 to everything.
+// drain listens until the context ends, and answers 204 to everything, in the
+// way of a receiver of remote write 2.0.
 func drain(ctx context.Context, address string) error {
 	if err := onLoopback(address); err != nil {
 		return err
@@ -65,6 +66,7 @@ func drain(ctx context.Context, address string) error {
 		Addr: address, ReadHeaderTimeout: 5 * time.Second,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
+			w.Header().Set("X-Prometheus-Remote-Write-Samples-Written", "0") // it does not look
 			w.WriteHeader(http.StatusNoContent)
 		}),
 	}
