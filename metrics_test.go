@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"fanin/internal/admission"
 )
 
 type metric struct{ name, kind, unit, help, room string }
@@ -47,6 +49,24 @@ func TestMetricsPage(t *testing.T) {
 	}
 	if got != string(want) {
 		t.Errorf("METRICS.md is not what the code declares; `go test . -update` rewrites it. It would be:\n%s", got)
+	}
+}
+
+// TestReservedNames: nobody else can say what the gateway says for itself. That a
+// guest is up is a pusher's to claim.
+func TestReservedNames(t *testing.T) {
+	n := 0
+	for _, m := range declarations(t) {
+		gateways := slices.Contains([]string{"internal/presence", "internal/verdict", "internal/runs"}, m.room)
+		if !gateways || !strings.HasPrefix(m.name, "testbed_") || m.name == "testbed_guest_up" {
+			continue
+		}
+		if n++; !admission.Reserved(m.name) {
+			t.Errorf("a pusher could say %s", m.name)
+		}
+	}
+	if n < 7 {
+		t.Errorf("%d names, want all of the gateway's", n)
 	}
 }
 

@@ -109,6 +109,7 @@ func TestVerdicts(t *testing.T) {
 		{"host of no cluster", "client-9", []string{"__name__", "testbed_host_cpu"}, "reason: unknown_host"},
 		{"guest series without guest", "client-1", []string{"__name__", "testbed_guest_cpu"}, "reason: no_guest_label"},
 		{"host series from a guest", "client-1", []string{"__name__", "testbed_host_cpu", "guest", "signal-web"}, "reason: reserved_name"},
+		{"the gateway's verdict", "client-1", []string{"__name__", "testbed_guest_disturbed_ratio", "cause", "any", "guest", "signal-web"}, "reason: reserved_name"},
 		{"the gateway's own word", "client-1", []string{"__name__", "testbed_host_up"}, "reason: reserved_name"},
 		{"no name", "client-1", []string{"a", "b"}, "reason: bad_metric_name"},
 		{"bad name", "client-1", []string{"__name__", "a b"}, "reason: bad_metric_name"},

@@ -30,9 +30,17 @@ const (
 
 // Names that stand for the gateway's own word.
 var gatewaysOwn = map[string]bool{
-	"testbed_host_up":                   true,
-	"testbed_host_clock_offset_seconds": true,
+	"testbed_host_up":                    true,
+	"testbed_host_clock_offset_seconds":  true,
+	"testbed_guest_disturbed_ratio":      true,
+	"testbed_host_disturbed_ratio":       true,
+	"testbed_deployment_disturbed_ratio": true,
+	"testbed_run_active":                 true,
+	"testbed_run_mark_timestamp_seconds": true,
 }
+
+// Reserved reports whether series of this name are said by the gateway only.
+func Reserved(name string) bool { return gatewaysOwn[name] }
 
 func (s *Session) judge(claim *wire.Series) Verdict {
 	said, overfull := claim.Labels()
