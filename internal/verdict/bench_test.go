@@ -42,7 +42,8 @@ func (b *bench) tick(all []*sample.Series, points []sample.Point) []sample.Point
 		points[i].T += 1000
 		points[i].V += 0.25
 	}
-	b.waiting = points
+	b.handed = append(b.handed[:0], points...)
+	b.waiting = b.handed
 	return points
 }
 

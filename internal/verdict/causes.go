@@ -1,6 +1,9 @@
 package verdict
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 // Cause is why a guest could not run as it would have on a machine of its own.
 type Cause uint8
@@ -52,12 +55,53 @@ func minOf(a, b number) number {
 	return a
 }
 
-// tracks are series of one owner by kind. Mostly there is one of a kind.
-type tracks [][]*track
+// tracks are the series of one owner by kind. Mostly there is one of a kind.
+type tracks struct {
+	all  []*track
+	ends [kinds]uint16 // where those of a kind end in all
+}
+
+// maxTracks is how many series of one owner are taken, which is more than the
+// host of 800 cores has.
+const maxTracks = 8192
+
+func (ts *tracks) of(k kind) []*track {
+	from := uint16(0)
+	if k > 0 {
+		from = ts.ends[k-1]
+	}
+	return ts.all[from:ts.ends[k]]
+}
+
+func (ts *tracks) add(k kind, t *track) {
+	if len(ts.all) == maxTracks {
+		return
+	}
+	ts.all = slices.Insert(ts.all, int(ts.ends[k]), t)
+	for ; k < kinds; k++ {
+		ts.ends[k]++
+	}
+}
+
+// prune takes out the tracks that are given up and reports whether any is left.
+func (ts *tracks) prune() bool {
+	still := tracks{all: ts.all[:0]}
+	for k := range kinds {
+		for _, t := range ts.of(k) {
+			if t.series != nil {
+				still.all = append(still.all, t)
+			}
+		}
+		still.ends[k] = uint16(len(still.all))
+	}
+	clear(ts.all[len(still.all):])
+	*ts = still
+	return len(still.all) > 0
+}
 
 // rate is that of the first series that is of now.
-func (ts tracks) rate(k kind, now clock) (n number) {
-	for _, t := range ts[k] {
+func (ts *tracks) rate(k kind, now clock) (n number) {
+	for _, t := range ts.of(k) {
 		if n.v, n.ok = t.rate(now); n.ok {
 			return n
 		}
@@ -65,8 +109,8 @@ func (ts tracks) rate(k kind, now clock) (n number) {
 	return number{}
 }
 
-func (ts tracks) highest(k kind, now clock) (highest number) {
-	for _, t := range ts[k] {
+func (ts *tracks) highest(k kind, now clock) (highest number) {
+	for _, t := range ts.of(k) {
 		if v, ok := t.rate(now); ok && (!highest.ok || v > highest.v) {
 			highest = number{v, true}
 		}
@@ -74,8 +118,8 @@ func (ts tracks) highest(k kind, now clock) (highest number) {
 	return highest
 }
 
-func (ts tracks) sum(k kind, now clock) (sum number) {
-	for _, t := range ts[k] {
+func (ts *tracks) sum(k kind, now clock) (sum number) {
+	for _, t := range ts.of(k) {
 		if v, ok := t.rate(now); ok {
 			sum = number{sum.v + v, true}
 		}
@@ -83,8 +127,8 @@ func (ts tracks) sum(k kind, now clock) (sum number) {
 	return sum
 }
 
-func (ts tracks) newest(k kind, now clock) (n number) {
-	for _, t := range ts[k] {
+func (ts *tracks) newest(k kind, now clock) (n number) {
+	for _, t := range ts.of(k) {
 		if n.v, n.ok = t.newest(now); n.ok {
 			return n
 		}
@@ -93,7 +137,7 @@ func (ts tracks) newest(k kind, now clock) (n number) {
 }
 
 // hostShares are a host's own.
-func hostShares(ts tracks, now clock) (of [hostCauses]number) {
+func hostShares(ts *tracks, now clock) (of [hostCauses]number) {
 	if n := ts.rate(hostWaitCPU, now); n.ok {
 		of[atHostCPU] = share(n.v)
 	} else {
@@ -111,7 +155,7 @@ func hostShares(ts tracks, now clock) (of [hostCauses]number) {
 
 // saturated stands in for pressure where the kernel does not tell it: nobody
 // waits while a core is idle, nor while fewer want to run than there are cores.
-func saturated(ts tracks, now clock) number {
+func saturated(ts *tracks, now clock) number {
 	idle, load, cores := ts.sum(hostIdle, now), ts.newest(hostLoad, now), ts.newest(hostCPUs, now)
 	switch {
 	case !idle.ok || !load.ok || !cores.ok:
@@ -126,7 +170,7 @@ func saturated(ts tracks, now clock) number {
 // stolen is which part of the time that a host wanted its cores they were
 // given to somebody else. A counter that has never risen tells nothing: the
 // host is no virtual machine, or is not told.
-func stolen(ts tracks, now clock) number {
+func stolen(ts *tracks, now clock) number {
 	total := ts.newest(hostSteal, now)
 	lost, had := ts.rate(hostSteal, now), ts.sum(hostBusy, now)
 	if !total.ok || total.v == 0 || !lost.ok || !had.ok {
@@ -143,7 +187,7 @@ type shares [causes]number
 
 // take works them out for a guest on a host with these shares and reports
 // whether any is known. They are zero before.
-func (of *shares) take(ts tracks, now clock, host *[hostCauses]number) (known bool) {
+func (of *shares) take(ts *tracks, now clock, host *[hostCauses]number) (known bool) {
 	used := ts.rate(usage, now)
 	if n := ts.rate(throttled, now); n.ok {
 		// The kernel adds up what it counts of each core. A guest that wants k

@@ -15,7 +15,7 @@ const (
 	waitIO
 	vcpuDelay // seconds runnable and not running, of one virtual processor
 	vcpuWait  // the same, as the scheduler's statistics have it
-	guestKinds
+	kinds     // of guests, and of hosts
 )
 
 const (
@@ -27,7 +27,6 @@ const (
 	hostBusy  // the same, in every other mode
 	hostCPUs  // gauge
 	hostLoad  // gauge
-	hostKinds
 )
 
 var ofGuests = map[string]kind{

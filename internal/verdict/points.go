@@ -95,7 +95,7 @@ func (v *Verdicts) AppendPoints(to []sample.Point) []sample.Point {
 	for i := range v.guests {
 		g := &v.guests[i]
 		for c, n := range g.shares {
-			if n.ok && (n.v >= told || Cause(c) == AnyOfTestbed) {
+			if n.isTold(Cause(c)) {
 				to = append(to, sample.Point{Series: g.series[c], V: rounded(n.v)})
 			}
 		}
@@ -110,6 +110,9 @@ func (v *Verdicts) AppendPoints(to []sample.Point) []sample.Point {
 	}
 	return to
 }
+
+// isTold reports whether a guest's share is on the page.
+func (n number) isTold(c Cause) bool { return n.ok && (c == AnyOfTestbed || rounded(n.v) >= told) }
 
 // names makes the series of verdicts, each once.
 type names struct {
@@ -128,15 +131,17 @@ func (n *names) labels(owner *sample.Owner, pairs ...string) *sample.Labels {
 	return n.builder.Labels(owner)
 }
 
-func (n *names) guest(g *guest) *[causes]*sample.Series {
-	if owner := &g.owner; g.series[0] == nil {
-		for c := range causes {
-			labels := n.labels(owner, causeLabel, c.String(), sample.GuestName, owner.Guest, sample.GuestType, owner.Kind,
+// guest makes those that are told for the first time: of most causes none ever
+// is.
+func (n *names) guest(g *guest, of *shares) {
+	owner := g.owner
+	for c, share := range of {
+		if g.series[c] == nil && share.isTold(Cause(c)) {
+			labels := n.labels(owner, causeLabel, Cause(c).String(), sample.GuestName, owner.Guest, sample.GuestType, owner.Kind,
 				sample.HostName, owner.Host, sample.Project, owner.Project)
 			g.series[c] = labels.Of(GuestDisturbed, GuestDisturbed.Name)
 		}
 	}
-	return &g.series
 }
 
 func (n *names) host(name string, h *host) *[hostCauses]*sample.Series {

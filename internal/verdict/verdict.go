@@ -5,6 +5,7 @@
 package verdict
 
 import (
+	"hash/maphash"
 	"sync"
 	"time"
 
@@ -26,15 +27,16 @@ const (
 
 // Judge makes verdicts. Its methods may be called from any goroutine.
 type Judge struct {
-	// Arrived returns the points that have come since the last call, of the
-	// series that [Wanted] wants, in order; spare is what it returned before.
-	// Needed; immutable.
+	// Arrived returns points that have come since the last call, of the series
+	// that [Wanted] wants, in order, and none when there are no more; spare is
+	// what it returned before. Needed; immutable.
 	Arrived func(spare []sample.Point) []sample.Point
 
 	mu     sync.Mutex // guards what follows
 	spare  []sample.Point
 	last   *track // of the point before
-	known  map[sample.Key]*track
+	seed   maphash.Seed
+	known  map[uint64]*track // by the hash of their series' keys
 	guests map[sample.Owner]*guest
 	hosts  map[string]*host
 	made   *Verdicts
@@ -46,8 +48,8 @@ type Judge struct {
 
 type guest struct {
 	tracks
-	owner  sample.Owner
-	series [causes]*sample.Series
+	owner  *sample.Owner
+	series [causes]*sample.Series // those that have been told
 }
 
 type host struct {
@@ -63,7 +65,17 @@ func (j *Judge) Collect(now time.Time) {
 }
 
 func (j *Judge) collect(now time.Time) {
-	points, at := j.Arrived(j.spare), now.UnixMilli()
+	for {
+		j.spare = j.Arrived(j.spare)
+		if len(j.spare) == 0 {
+			return
+		}
+		j.take(j.spare, uint32(now.Unix()))
+		clear(j.spare) // no pointers for the garbage collector to follow until the next time
+	}
+}
+
+func (j *Judge) take(points []sample.Point, at uint32) {
 	for i := range points {
 		p := &points[i]
 		// Most come in the order of the last time.
@@ -80,39 +92,38 @@ func (j *Judge) collect(now time.Time) {
 		t.seen = at
 		j.last = t
 	}
-	clear(points) // no pointers for the garbage collector to follow until the next time
-	if cap(points) > 4*len(points)+1024 {
-		points = nil
-	}
-	j.spare = points
 }
 
 func (j *Judge) track(s *sample.Series) *track {
-	t := j.known[s.Key()]
-	if t != nil {
-		t.series = s // another of the same name, by another roster
-		return t
-	}
 	if j.known == nil {
-		j.known, j.guests, j.hosts = map[sample.Key]*track{}, map[sample.Owner]*guest{}, map[string]*host{}
+		j.known, j.guests, j.hosts = map[uint64]*track{}, map[sample.Owner]*guest{}, map[string]*host{}
+		j.seed = maphash.MakeSeed()
 	}
-	t = &track{series: s}
-	j.known[s.Key()] = t
+	hash := maphash.Comparable(j.seed, s.Key())
+	for t := j.known[hash]; t != nil; t = j.known[hash] {
+		if t.series.Key() == s.Key() {
+			t.series = s // another one of the same name, by another roster
+			return t
+		}
+		hash++
+	}
+	t := &track{series: s}
+	j.known[hash] = t
 	owner := s.Owner()
 	if k, ok := hostKind(s); ok && owner.IsHost() {
 		h := j.hosts[owner.Host]
 		if h == nil {
-			h = &host{tracks: make(tracks, hostKinds)}
+			h = &host{}
 			j.hosts[owner.Host] = h
 		}
-		h.tracks[k] = append(h.tracks[k], t)
+		h.add(k, t)
 	} else if k, ok := ofGuests[s.Name()]; ok && !owner.IsHost() {
 		g := j.guests[*owner]
 		if g == nil {
-			g = &guest{tracks: make(tracks, guestKinds), owner: *owner}
+			g = &guest{owner: owner}
 			j.guests[*owner] = g
 		}
-		g.tracks[k] = append(g.tracks[k], t)
+		g.add(k, t)
 	}
 	return t
 }
@@ -121,7 +132,7 @@ func (j *Judge) track(s *sample.Series) *track {
 func (j *Judge) Forget(now time.Time) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	old := now.Add(-forgetAfter).UnixMilli()
+	old := uint32(now.Add(-forgetAfter).Unix())
 	for key, t := range j.known {
 		if t.seen < old {
 			delete(j.known, key)
@@ -152,22 +163,6 @@ func (j *Judge) find(i int, of *deployment.Guest) *guest {
 		j.expected[i], j.found[i] = of, j.guests[presence.OwnerOf(of)]
 	}
 	return j.found[i]
-}
-
-// prune takes out the tracks that are given up and reports whether any is left.
-func (ts tracks) prune() (left bool) {
-	for k, of := range ts {
-		still := of[:0]
-		for _, t := range of {
-			if t.series != nil {
-				still = append(still, t)
-			}
-		}
-		clear(of[len(still):])
-		ts[k] = still
-		left = left || len(still) > 0
-	}
-	return left
 }
 
 // clockOf is what time it was on a host at the moment of the report.
@@ -204,7 +199,7 @@ func (j *Judge) Verdicts(r *presence.Report) *Verdicts {
 		of := &there{now: clockOf(status, r.At)}
 		hosts[name] = of
 		if h := j.hosts[name]; h != nil {
-			of.shares = hostShares(h.tracks, of.now)
+			of.shares = hostShares(&h.tracks, of.now)
 			v.hosts = append(v.hosts, ofHost{of.shares, j.names.host(name, h)})
 		}
 	}
@@ -215,12 +210,13 @@ func (j *Judge) Verdicts(r *presence.Report) *Verdicts {
 		if g == nil || on == nil || !status.Up {
 			continue
 		}
-		v.guests = append(v.guests, ofGuest{project: status.Guest.Project, name: status.Guest.Name, series: j.names.guest(g)})
+		v.guests = append(v.guests, ofGuest{project: status.Guest.Project, name: status.Guest.Name, series: &g.series})
 		of := &v.guests[len(v.guests)-1].shares
-		if !of.take(g.tracks, on.now, &on.shares) {
+		if !of.take(&g.tracks, on.now, &on.shares) {
 			v.guests = v.guests[:len(v.guests)-1]
 			continue
 		}
+		j.names.guest(g, of)
 		n := of[AnyOfTestbed]
 		if !n.ok {
 			continue

@@ -26,6 +26,7 @@ type bench struct {
 	roster  *deployment.Roster
 	judge   Judge
 	waiting []sample.Point
+	handed  []sample.Point // a copy, which the judge clears
 	now     time.Time
 	offset  time.Duration // of h1's clock
 	mute    bool          // h1 does not tell its clock

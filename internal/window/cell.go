@@ -23,7 +23,6 @@ type cell struct {
 	ended   bool
 	owed    bool // ended, and there was no room yet to write it down
 	charged bool // its bytes are counted
-	watched bool
 }
 
 var _ [64 - unsafe.Sizeof(cell{})]struct{} // a line of the processor's cache
@@ -88,7 +87,9 @@ func (s *Store) add(series *sample.Series) *cell {
 	}
 	c.series.Store(series)
 	c.owner = s.intern(series.Owner())
-	c.watched = s.Watch != nil && s.Watch(series)
+	if s.Watch != nil {
+		s.watched.set(c.ref, s.Watch(series))
+	}
 	at := s.hash(series)
 	for {
 		if _, taken := s.byKey[at]; !taken {

@@ -49,12 +49,15 @@ func (s *Store) collectedBySome() Position {
 	}
 }
 
-// trim takes out what everybody has.
+// trim takes out what everybody has, whoever watches too.
 func (s *Store) trim() {
 	if len(s.readers) == 0 {
 		return
 	}
 	all := s.collectedByAll()
+	if s.Watch != nil {
+		all = min(all, s.watched.to)
+	}
 	for len(s.log.blocks) > 0 && s.log.blocks[0].end() <= all {
 		s.log.remove(s.pages > 0)
 	}

@@ -104,7 +104,7 @@ type Store struct {
 	tally   Tally
 	first   time.Time // when the first point came
 	newest  time.Time // the latest time that was seen
-	watched []watchedPoint
+	watched watched
 
 	owners    map[sample.Owner]*sample.Owner
 	lastOwner *sample.Owner
@@ -175,9 +175,6 @@ func (s *Store) Append(points []sample.Point, now time.Time, keep time.Duration,
 		if o == Stored {
 			c.arrived, c.keep = arrived, kept
 			stored++
-			if c.watched {
-				s.watch(c, p)
-			}
 		} else if fn != nil {
 			fn(i, o)
 		}

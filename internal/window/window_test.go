@@ -176,10 +176,12 @@ func TestWatched(t *testing.T) {
 	if asked[a.Text()] != 1 || asked[other.Text()] != 1 {
 		t.Fatalf("it was asked more than once: %v", asked)
 	}
-	for i := range int64(maxWatched + 10) {
-		append1(sample.Point{Series: a, T: 5000 + i, V: 1})
+	for i := range int64(watchedAtOnce + 10) {
+		append1(sample.Point{Series: a, T: 5000 + i, V: 1}, sample.Point{Series: other, T: 5000 + i, V: 1})
 	}
-	if n := len(s.Watched(nil)); n != maxWatched {
-		t.Fatalf("%d points wait, want at most %d", n, maxWatched)
+	for _, want := range []int{watchedAtOnce, 10, 0} {
+		if spare = s.Watched(spare); len(spare) != want {
+			t.Fatalf("%d points are handed over at once, want %d", len(spare), want)
+		}
 	}
 }
