@@ -20,6 +20,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 // is not here may import none of ours.
 var rooms = map[string][]string{
 	"sample":          {},
+	"index":           {},
 	"cgroup":          {},
 	"guest":           {"sample"},
 	"source/host":     {"sample"},
@@ -28,13 +29,13 @@ var rooms = map[string][]string{
 	"source/android":  {"sample", "guest"},
 	"source/exporter": {"sample", "guest"},
 	"sampler":         {"sample"},
-	"wire":            {"sample"},
+	"wire":            {"sample", "index"},
 	"spool":           {},
 	"push":            {"spool"},
 	"deployment":      {},
 	"admission":       {"sample", "wire", "deployment"},
 	"presence":        {"sample", "deployment"},
-	"window":          {"sample"},
+	"window":          {"sample", "index"},
 	"verdict":         {"sample", "deployment", "presence"},
 	"ingest":          {"sample", "wire", "deployment", "admission", "presence", "window"},
 	"exposition":      {"sample", "window"},

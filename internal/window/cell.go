@@ -21,8 +21,9 @@ type cell struct {
 	ref     uint32   // its number in the table
 	after   uint32   // what came next in its sender's last batch
 	ended   bool
-	owed    bool // ended, and there was no room yet to write it down
-	charged bool // its bytes are counted
+	owed    bool   // ended, and there was no room yet to write it down
+	charged bool   // its bytes are counted
+	hash    uint32 // of its series' key
 }
 
 var _ [64 - unsafe.Sizeof(cell{})]struct{} // a line of the processor's cache
@@ -90,14 +91,8 @@ func (s *Store) add(series *sample.Series) *cell {
 	if s.Watch != nil {
 		s.watched.set(c.ref, s.Watch(series))
 	}
-	at := s.hash(series)
-	for {
-		if _, taken := s.byKey[at]; !taken {
-			break
-		}
-		at++
-	}
-	s.byKey[at] = c.ref
+	c.hash = uint32(s.hash(series))
+	s.byKey.Add(c.ref, s.hashOf)
 	s.order.added = append(s.order.added, c.ref)
 	s.live++
 	return c
@@ -107,29 +102,22 @@ func (s *Store) hash(series *sample.Series) uint64 {
 	return maphash.String(s.seed, series.Name())*0x9e3779b97f4a7c15 ^ maphash.String(s.seed, series.Labels().Text())
 }
 
-// find looks a series up. One whose hash is taken stands at the next free one;
-// of 64 bits with a key, that is as good as never.
+func (s *Store) hashOf(ref uint32) uint64 { return uint64(s.cells.at(ref).hash) }
+
+// find looks a series up.
 func (s *Store) find(series *sample.Series) *cell {
-	for at := s.hash(series); ; at++ {
-		ref, known := s.byKey[at]
-		if !known {
-			return nil
-		}
-		if c := s.cells.at(ref); c.series.Load().Key() == series.Key() {
-			return c
-		}
+	hash, key := uint32(s.hash(series)), series.Key()
+	ref, known := s.byKey.Find(uint64(hash), func(ref uint32) bool {
+		c := s.cells.at(ref)
+		return c.hash == hash && c.series.Load().Key() == key
+	})
+	if !known {
+		return nil
 	}
+	return s.cells.at(ref)
 }
 
-func (s *Store) lose(c *cell) {
-	for at := s.hash(c.series.Load()); ; at++ {
-		ref, known := s.byKey[at]
-		if ref == c.ref || !known {
-			delete(s.byKey, at)
-			return
-		}
-	}
-}
+func (s *Store) lose(c *cell) { s.byKey.Remove(c.ref, s.hashOf) }
 
 // intern is one pointer for all owners that are the same, so that a sweep asks
 // for each of them once.

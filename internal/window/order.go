@@ -26,7 +26,7 @@ func (s *Store) known(ref uint32) bool { return s.cells.at(ref).owner != nil }
 func (s *Store) sorted() []uint32 {
 	o := &s.order
 	if o.stale {
-		*o = order{refs: make([]uint32, 0, len(s.byKey))}
+		*o = order{refs: make([]uint32, 0, s.byKey.Len())}
 		for ref := range s.cells.n {
 			if s.known(ref) {
 				o.refs = append(o.refs, ref)

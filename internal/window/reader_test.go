@@ -349,8 +349,8 @@ func TestChurn(t *testing.T) {
 		}
 	}
 	s.Newest(nil, nil)
-	if s.Len() != 0 || len(s.byKey) > 12_000 || s.cells.n > 12_000 || len(s.order.refs) > 12_000 || len(s.owners) > 30_000 {
-		t.Fatalf("got %d live, %d known, %d cells, %d in order, %d owners", s.Len(), len(s.byKey), s.cells.n, len(s.order.refs), len(s.owners))
+	if s.Len() != 0 || s.byKey.Len() > 12_000 || s.cells.n > 12_000 || len(s.order.refs) > 12_000 || len(s.owners) > 30_000 {
+		t.Fatalf("got %d live, %d known, %d cells, %d in order, %d owners", s.Len(), s.byKey.Len(), s.cells.n, len(s.order.refs), len(s.owners))
 	}
 }
 

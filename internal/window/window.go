@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"fanin/internal/index"
 	"fanin/internal/sample"
 )
 
@@ -93,8 +94,8 @@ type Store struct {
 
 	mu      sync.Mutex
 	cells   table
-	free    []uint32          // cells to use again
-	byKey   map[uint64]uint32 // cells by the hash of the series' name and labels; see find
+	free    []uint32    // cells to use again
+	byKey   index.Index // cells by their series' name and labels
 	seed    maphash.Seed
 	live    int // series that have not ended
 	order   order
@@ -211,8 +212,8 @@ func (s *Store) rename(c *cell, series *sample.Series) {
 }
 
 func (s *Store) prepare() {
-	if s.byKey == nil {
-		s.byKey, s.owners = map[uint64]uint32{}, map[sample.Owner]*sample.Owner{}
+	if s.owners == nil {
+		s.owners = map[sample.Owner]*sample.Owner{}
 		s.seed = maphash.MakeSeed()
 	}
 }
@@ -390,7 +391,7 @@ func (s *Store) forget(now int64) {
 		s.free = append(s.free, c.ref)
 		s.order.gone++
 	}
-	if len(s.owners) > 2*len(s.byKey)+1000 {
+	if len(s.owners) > 2*s.byKey.Len()+1000 {
 		clear(s.owners) // those in use stay with their series
 	}
 }

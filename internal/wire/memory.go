@@ -1,6 +1,10 @@
 package wire
 
-import "hash/maphash"
+import (
+	"hash/maphash"
+
+	"fanin/internal/index"
+)
 
 // Memory is the series of one sender's bodies so far, in the order in which
 // they came last: most bodies are like the one before, and then one hash over
@@ -16,7 +20,7 @@ type Memory struct {
 
 	entries []entry // by ID
 	free    []int32
-	index   index
+	index   index.Index
 	seed    maphash.Seed
 	seeded  bool
 	at      int32 // the series that was read last; its next is guessed
@@ -70,26 +74,36 @@ func (m *Memory) hash(labels, metadata []byte) uint64 {
 
 // find looks a series up whose order was not as expected.
 func (m *Memory) find(labels, metadata []byte) int32 {
-	if m == nil || m.index.n == 0 {
+	if m == nil || m.index.Len() == 0 {
 		return none
 	}
-	id := m.index.find(m.hash(labels, metadata), m.entries)
+	id := m.byHash(m.hash(labels, metadata))
 	if id < 0 || int(m.entries[id].head) != len(labels) {
 		return none
 	}
 	return id
 }
 
+func (m *Memory) byHash(hash uint64) int32 {
+	id, found := m.index.Find(hash, func(id uint32) bool { return m.entries[id].hash == hash })
+	if !found {
+		return none
+	}
+	return int32(id)
+}
+
+func (m *Memory) hashOf(id uint32) uint64 { return m.entries[id].hash }
+
 // learn remembers a series that find did not know, if there is room.
 func (m *Memory) learn(labels, metadata []byte) int32 {
-	if len(labels) == 0 || m.index.n >= m.Max {
+	if len(labels) == 0 || m.index.Len() >= m.Max {
 		return none
 	}
 	if !m.seeded {
 		m.seeded, m.seed = true, maphash.MakeSeed()
 	}
 	hash := m.hash(labels, metadata)
-	if m.index.find(hash, m.entries) >= 0 {
+	if m.byHash(hash) >= 0 {
 		return none
 	}
 	id := int32(len(m.entries))
@@ -99,7 +113,7 @@ func (m *Memory) learn(labels, metadata []byte) int32 {
 		m.entries = append(m.entries, entry{})
 	}
 	m.entries[id] = entry{hash: hash, head: int32(len(labels)), next: none}
-	m.index.add(id, m.entries)
+	m.index.Add(uint32(id), m.hashOf)
 	return id
 }
 
@@ -136,7 +150,7 @@ func (m *Memory) remember(r *Request) {
 func (m *Memory) Forget(since uint32, fn func(id int)) {
 	for id := range m.entries {
 		if e := &m.entries[id]; e.head > 0 && e.used < since {
-			m.index.remove(int32(id), m.entries)
+			m.index.Remove(uint32(id), m.hashOf)
 			*e = entry{next: e.next} // who came after it is still a good guess
 			m.free = append(m.free, int32(id))
 			fn(id)
@@ -145,10 +159,10 @@ func (m *Memory) Forget(since uint32, fn func(id int)) {
 }
 
 // Len is how many series are remembered.
-func (m *Memory) Len() int { return m.index.n }
+func (m *Memory) Len() int { return m.index.Len() }
 
 // reset forgets everything, as the numbers of symbols have lost their meaning.
 func (m *Memory) reset() {
-	m.entries, m.free, m.index, m.at = nil, nil, index{}, 0
+	m.entries, m.free, m.index, m.at = nil, nil, index.Index{}, 0
 	m.Epoch++
 }
