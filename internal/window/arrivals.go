@@ -1,7 +1,9 @@
 package window
 
 import (
+	"iter"
 	"math"
+	"sort"
 	"unsafe"
 )
 
@@ -9,45 +11,73 @@ import (
 // the points of an interval (from, to] of positions.
 type Position uint64
 
-// A block fills eight pages of the allocator, with the space for its head.
+// A block fills eight pages of the allocator.
 const (
-	blockPoints = 4080
-	blockBytes  = 64 << 10
-	maxSpare    = 64
-	shareBytes  = int64(unsafe.Sizeof(share{}))
+	blockBytes = 64 << 10
+	blockWords = (blockBytes - 88) / 8
+	pointWords = 1 // of a point that goes on with a run
+	runWords   = 2 // of a run beside its points
+	maxSpare   = 64
+	shareBytes = int64(unsafe.Sizeof(share{}))
 )
 
 var _ [blockBytes - unsafe.Sizeof(block{})]struct{} // it fits
 
-// block is points in columns. What has been written below n never changes, so
+// block is points in the order of their arrival. Their values stand in words
+// from the front. Those of cells that stand side by side, of one time, are a
+// run, as most of a node's are: what it is stands in words from the back, in
+// place of the cell and the time of each. What has been written never changes, so
 // that a page is read without the lock.
 type block struct {
-	shares []share // who has sent how many of these
+	shares []share // who has sent how much of it
 	start  Position
-	arrive int64 // when the newest came, nanoseconds since 1970
+	arrive int64 // when the newest came, nanoseconds since the first point
 	base   int64 // milliseconds
-	n      int
-	values [blockPoints]float64
-	refs   [blockPoints]uint32
-	times  [blockPoints]int32 // after base
+	n      int   // points
+	runs   int
+	left   int    // words
+	at     int64  // the last run's time
+	next   uint32 // the cell that goes on with it
+	words  [blockWords]uint64
 }
 
-func (b *block) end() Position    { return b.start + Position(b.n) }
-func (b *block) full() bool       { return b.n == blockPoints }
-func (b *block) time(i int) int64 { return b.base + int64(b.times[i]) }
+func (b *block) end() Position { return b.start + Position(b.n) }
 
-// index is that of the first point behind p.
-func (b *block) index(p Position) int { return int(max(p, b.start) - b.start) }
+// full reports whether there is no room for any point.
+func (b *block) full() bool { return b.left < pointWords+runWords }
+
+// begin begins a run.
+func (b *block) begin(ref uint32, t int64) {
+	b.runs++
+	at := blockWords - b.runs*runWords
+	b.words[at], b.words[at+1] = uint64(ref)<<32|uint64(uint32(t-b.base)), uint64(b.n)
+	b.at, b.next = t, ref
+}
+
+// put adds a point to the last run.
+func (b *block) put(v float64, now int64) {
+	b.words[b.n] = math.Float64bits(v)
+	b.n++
+	b.next++
+	b.arrive = now
+}
+
+// run is the k-th one: its first cell, the time, and which point is its first.
+func (b *block) run(k int) (ref uint32, t int64, first int) {
+	at := blockWords - (k+1)*runWords
+	what := b.words[at]
+	return uint32(what >> 32), b.base + int64(int32(what)), int(b.words[at+1])
+}
 
 type share struct {
 	sender *sender
-	points int
+	words  int
 }
 
 // sender is a node.
 type sender struct {
-	points int    // that no reader has collected
-	first  uint32 // cell of its last batch
+	words int    // of points that no reader has collected
+	first uint32 // cell of its last batch
 }
 
 // arrivals is the log: the points (start, end] in blocks, oldest first.
@@ -77,15 +107,28 @@ func (a *arrivals) sender(host string) *sender {
 
 func (a *arrivals) append(ref uint32, t int64, v float64, now int64, from *sender) Position {
 	b := a.open
+	if b != nil && ref == b.next && t == b.at && !b.full() {
+		if last := &b.shares[len(b.shares)-1]; last.sender == from { // as nearly all are
+			last.words += pointWords
+			from.words += pointWords
+			b.left -= pointWords
+			b.put(v, now)
+			a.end++
+			return a.end
+		}
+	}
 	if b == nil || b.full() || t-b.base < math.MinInt32 || t-b.base > math.MaxInt32 {
 		b = a.block()
 		b.start, b.base = a.end, t
 		a.blocks, a.open = append(a.blocks, b), b
 		a.bytes += blockBytes
 	}
-	b.refs[b.n], b.times[b.n], b.values[b.n] = ref, int32(t-b.base), v
-	b.n++
-	b.arrive = now
+	words := pointWords
+	if b.runs == 0 || ref != b.next || t != b.at {
+		b.begin(ref, t)
+		words += runWords
+	}
+	b.put(v, now)
 	a.end++
 	i := len(b.shares) - 1
 	for i >= 0 && b.shares[i].sender != from {
@@ -96,22 +139,26 @@ func (a *arrivals) append(ref uint32, t int64, v float64, now int64, from *sende
 		b.shares = append(b.shares, share{sender: from})
 		a.bytes += shareBytes
 	}
-	b.shares[i].points++
-	if from.points == 0 {
+	b.left -= words
+	b.shares[i].words += words
+	if from.words == 0 {
 		a.holding++
 	}
-	from.points++
+	from.words += words
 	return a.end
 }
 
-// need is how many more bytes n points of one sender take at the most.
+// need is how many more bytes n points of one sender take at the most: when each
+// is a run of its own.
 func (a *arrivals) need(n int) int64 {
+	const most = pointWords + runWords
 	bytes := shareBytes
 	if last := len(a.blocks) - 1; last >= 0 {
-		n -= blockPoints - a.blocks[last].n
+		n -= a.blocks[last].left / most
 	}
 	if n > 0 {
-		bytes += int64((n+blockPoints-1)/blockPoints) * (blockBytes + shareBytes)
+		const least = blockWords / most
+		bytes += int64((n+least-1)/least) * (blockBytes + shareBytes)
 	}
 	return bytes
 }
@@ -135,8 +182,8 @@ func (a *arrivals) advance(p Position) {
 
 func (a *arrivals) release(b *block) {
 	for _, s := range b.shares {
-		s.sender.points -= s.points
-		if s.sender.points == 0 {
+		s.sender.words -= s.words
+		if s.sender.words == 0 {
 			a.holding--
 		}
 	}
@@ -146,11 +193,11 @@ func (a *arrivals) release(b *block) {
 func (a *arrivals) block() *block {
 	n := len(a.spare)
 	if n == 0 {
-		return new(block)
+		return &block{left: blockWords}
 	}
 	b := a.spare[n-1]
 	a.spare = a.spare[:n-1]
-	b.n, b.shares = 0, b.shares[:0]
+	b.n, b.runs, b.left, b.shares = 0, 0, blockWords, b.shares[:0]
 	return b
 }
 
@@ -181,11 +228,59 @@ func (a *arrivals) idle(t int64) bool {
 	return len(a.blocks) > 0 && a.blocks[0].arrive < t
 }
 
-// from is the blocks that hold points behind p.
-func (a *arrivals) from(p Position) []*block {
+// from is the blocks that hold points behind p, as they are now.
+func (a *arrivals) from(p Position) []piece {
 	i := 0
 	for i < len(a.blocks) && a.blocks[i].end() <= p {
 		i++
 	}
-	return a.blocks[i:]
+	pieces := make([]piece, 0, len(a.blocks)-i)
+	for _, b := range a.blocks[i:] {
+		pieces = append(pieces, b.piece())
+	}
+	return pieces
 }
+
+// piece is a block up to a point. It does not change when the block grows.
+type piece struct {
+	b       *block
+	n, runs int
+}
+
+func (b *block) piece() piece { return piece{b, b.n, b.runs} }
+
+func (p piece) end() Position { return p.b.start + Position(p.n) }
+
+// run is points of cells that stand side by side, of one time.
+type run struct {
+	behind Position // the one in front of its first point
+	ref    uint32   // of its first point
+	t      int64
+	bits   []uint64 // its values
+}
+
+// each is the points (from, to], as far as they are in the piece.
+func (p piece) each(from, to Position) iter.Seq[run] {
+	return func(yield func(run) bool) {
+		b := p.b
+		i, end := int(max(from, b.start)-b.start), min(p.n, int(max(to, b.start)-b.start))
+		if i >= end {
+			return
+		}
+		k := sort.Search(p.runs, func(k int) bool { _, _, first := b.run(k); return first > i }) - 1
+		for ; i < end; k++ {
+			ref, t, first := b.run(k)
+			last := p.n
+			if k+1 < p.runs {
+				_, _, last = b.run(k + 1)
+			}
+			last = min(last, end)
+			if !yield(run{b.start + Position(i), ref + uint32(i-first), t, b.words[i:last]}) {
+				return
+			}
+			i = last
+		}
+	}
+}
+
+func isStale(bits uint64) bool { return bits == staleNaN }

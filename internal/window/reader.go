@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"time"
 
@@ -85,10 +86,9 @@ func (s *Store) Next(dst []sample.Point, id ReaderID, q Request) (*Page, error) 
 	r.seen = q.Now
 	r.giveUp()
 	p := &Page{store: s, of: r}
-	blocks := slices.Clone(s.log.from(r.confirmed))
-	// Blocks may grow meanwhile; their points up to the cut do not change.
+	pieces := s.log.from(r.confirmed)
 	counts, cells := make([]uint32, s.cells.n), s.cells
-	verdicts := s.count(p, counts, blocks, q)
+	verdicts := s.count(p, counts, pieces, q)
 	order := s.sorted()
 	from := r.confirmed
 	r.pending = p
@@ -109,19 +109,20 @@ func (s *Store) Next(dst []sample.Point, id ReaderID, q Request) (*Page, error) 
 		}
 		next += n
 	}
-	for k, b := range blocks {
-		end := p.cut // how full the last block is may not be asked without the lock
-		if k+1 < len(blocks) {
-			end = min(end, blocks[k+1].start)
-		}
-		for i := b.index(from); b.start+Position(i) < end; i++ {
-			ref, t, v := b.refs[i], b.time(i), b.values[i]
-			if verdicts != nil && verdicts[ref] != shown || t < q.Oldest || !q.Markers && IsStale(v) {
+	for _, piece := range pieces {
+		for run := range piece.each(from, p.cut) {
+			if run.t < q.Oldest {
 				continue
 			}
-			at := counts[ref]
-			counts[ref]++
-			points[at].T, points[at].V = t, v
+			for i, bits := range run.bits {
+				ref := run.ref + uint32(i)
+				if verdicts != nil && verdicts[ref] != shown || !q.Markers && isStale(bits) {
+					continue
+				}
+				at := counts[ref]
+				counts[ref]++
+				points[at].T, points[at].V = run.t, math.Float64frombits(bits)
+			}
 		}
 	}
 	p.Points = points
@@ -140,49 +141,47 @@ const (
 
 // count finds where the page ends and how many points of each series stand on
 // it.
-func (s *Store) count(p *Page, counts []uint32, blocks []*block, q Request) (verdicts []uint8) {
+func (s *Store) count(p *Page, counts []uint32, pieces []piece, q Request) (verdicts []uint8) {
 	var owners map[*sample.Owner]bool
 	if q.Match != nil {
 		verdicts, owners = make([]uint8, s.cells.n), map[*sample.Owner]bool{}
 	}
-	from := p.of.confirmed
+	hides := func(ref uint32) bool {
+		if verdicts == nil {
+			return false
+		}
+		if verdicts[ref] == unasked {
+			verdicts[ref] = hidden
+			owner := s.cells.at(ref).owner
+			match, asked := owners[owner]
+			if !asked {
+				match = q.Match(*owner)
+				owners[owner] = match
+			}
+			if match {
+				verdicts[ref] = shown
+			}
+		}
+		return verdicts[ref] == hidden
+	}
 	p.cut = s.log.end
-	for _, b := range blocks {
-		for i := b.index(from); i < b.n; i++ {
-			ref := b.refs[i]
-			if verdicts != nil {
-				if verdicts[ref] == unasked {
-					verdicts[ref] = hidden
-					owner := s.cells.at(ref).owner
-					match, asked := owners[owner]
-					if !asked {
-						match = q.Match(*owner)
-						owners[owner] = match
-					}
-					if match {
-						verdicts[ref] = shown
-					}
-				}
-				if verdicts[ref] == hidden {
-					continue
-				}
-			}
-			stale := IsStale(b.values[i])
-			if b.time(i) < q.Oldest {
-				if !stale {
+	for _, piece := range pieces {
+		for run := range piece.each(p.of.confirmed, p.cut) {
+			old := run.t < q.Oldest
+			for i, bits := range run.bits {
+				ref, stale := run.ref+uint32(i), isStale(bits)
+				switch {
+				case hides(ref) || stale && (old || !q.Markers):
+				case old:
 					p.late++
+				case p.shown == uint64(q.MaxPoints):
+					p.cut = run.behind + Position(i)
+					return verdicts
+				default:
+					counts[ref]++
+					p.shown++
 				}
-				continue
 			}
-			if stale && !q.Markers {
-				continue
-			}
-			if p.shown == uint64(q.MaxPoints) {
-				p.cut = b.start + Position(i)
-				return verdicts
-			}
-			counts[ref]++
-			p.shown++
 		}
 	}
 	return verdicts

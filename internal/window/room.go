@@ -72,10 +72,10 @@ func (s *Store) room(n int, from *sender, more int64) error {
 	awaited := len(s.readers) > 0 || s.inGrace()
 	if from != nil && awaited && s.log.uncollected()+need > most/2 {
 		holding := s.log.holding
-		if from.points == 0 {
+		if from.words == 0 {
 			holding++
 		}
-		if int64(from.points)*blockBytes/blockPoints > most/int64(max(1, holding)) {
+		if int64(from.words)*8 > most/int64(max(1, holding)) {
 			return ErrShare
 		}
 	}
@@ -91,9 +91,9 @@ func (s *Store) room(n int, from *sender, more int64) error {
 
 // drop takes the oldest block out and counts whose loss that is.
 func (s *Store) drop() {
-	b := s.log.blocks[0]
+	b := s.log.blocks[0].piece()
 	if len(s.readers) == 0 {
-		s.tally.Unread += uint64(b.points(b.start, b.end(), func(uint32) bool { return true }))
+		s.tally.Unread += uint64(b.points(0, b.end(), func(uint32) bool { return true }))
 	}
 	for _, r := range s.readers {
 		if r.confirmed >= b.end() {
@@ -119,10 +119,12 @@ func (s *Store) drop() {
 }
 
 // points counts those in (from, to] that match, without markers.
-func (b *block) points(from, to Position, match func(ref uint32) bool) (n int) {
-	for i := b.index(from); b.start+Position(i) < to; i++ {
-		if !IsStale(b.values[i]) && match(b.refs[i]) {
-			n++
+func (p piece) points(from, to Position, match func(ref uint32) bool) (n int) {
+	for run := range p.each(from, to) {
+		for i, bits := range run.bits {
+			if !isStale(bits) && match(run.ref+uint32(i)) {
+				n++
+			}
 		}
 	}
 	return n

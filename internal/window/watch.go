@@ -1,6 +1,10 @@
 package window
 
-import "fanin/internal/sample"
+import (
+	"math"
+
+	"fanin/internal/sample"
+)
 
 // watched is which series are wanted by [Store.Watch], and how far their points
 // have been handed over.
@@ -42,15 +46,18 @@ func (s *Store) Watched(spare []sample.Point) []sample.Point {
 		return points
 	}
 	w.to = max(w.to, s.log.start)
-	for _, b := range s.log.from(w.to) {
-		for i := b.index(w.to); i < b.n; i++ {
-			if !w.has(b.refs[i]) || IsStale(b.values[i]) {
-				continue
-			}
-			points = append(points, sample.Point{Series: s.cells.at(b.refs[i]).series.Load(), T: b.time(i), V: b.values[i]})
-			if len(points) == watchedAtOnce {
-				w.to = b.start + Position(i) + 1
-				return points
+	for _, piece := range s.log.from(w.to) {
+		for run := range piece.each(w.to, s.log.end) {
+			for i, bits := range run.bits {
+				ref := run.ref + uint32(i)
+				if !w.has(ref) || isStale(bits) {
+					continue
+				}
+				points = append(points, sample.Point{Series: s.cells.at(ref).series.Load(), T: run.t, V: math.Float64frombits(bits)})
+				if len(points) == watchedAtOnce {
+					w.to = run.behind + Position(i) + 1
+					return points
+				}
 			}
 		}
 	}

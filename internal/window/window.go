@@ -4,8 +4,7 @@
 // in which they leave.
 //
 // Its bytes are those of the log ([Store.MaxBytes] bounds them): blocks of 64
-// KiB that hold 4,080 points each, whichever series those are of (16 bytes a
-// point), counted whole as soon as the first point stands in them; 16 bytes for
+// KiB, counted whole as soon as the first point stands in them; 16 bytes for
 // each sender in a block; and every series that has ended, for as long as points of
 // it wait. The table of the series that have not ended is not among them: it
 // is bounded by [Store.MaxSeries].
