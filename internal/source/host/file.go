@@ -27,11 +27,12 @@ type file struct {
 func (f *file) read() ([]byte, error) {
 	for fresh := false; ; fresh = true {
 		if f.handle == nil {
-			handle, err := os.Open(f.path)
+			// Not by os.Open, whose poller would take the events of the file.
+			fd, err := unix.Open(f.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 			if err != nil {
-				return nil, err
+				return nil, &os.PathError{Op: "open", Path: f.path, Err: err}
 			}
-			f.handle, fresh = handle, true
+			f.handle, fresh = os.NewFile(uintptr(fd), f.path), true
 		}
 		b, err := f.whole()
 		if err == nil && (fresh || !f.replaced()) {

@@ -1,12 +1,15 @@
 package host
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // numbers are the words of a file of the kernel, 0 where a word is none.
@@ -22,6 +25,55 @@ func numbers(t *testing.T, name string) []float64 {
 		all = append(all, v)
 	}
 	return all
+}
+
+// What is mounted and unmounted is seen at once, and nothing is read meanwhile.
+func TestMountsChanged(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("has to be root to mount something")
+		}
+		t.Skip("has to be root to mount something")
+	}
+	f := file{path: "/proc/self/mountinfo"}
+	defer f.close()
+	point := t.TempDir()
+	changed := func(want, there bool) {
+		t.Helper()
+		if got := f.mountsChanged(); got != want {
+			t.Errorf("changed: %v, want %v", got, want)
+		}
+		b, err := f.read()
+		if err != nil || bytes.Contains(b, []byte(" "+point+" ")) != there {
+			t.Errorf("%v; want %s in it: %v\n%s", err, point, there, b)
+		}
+		// Others may mount something, but not all the time.
+		for range 100 {
+			if !f.mountsChanged() {
+				return
+			}
+		}
+		t.Error("it never stops to say that something has changed")
+	}
+	changed(true, false) // nothing is known yet
+	if err := unix.Mount("fanin", point, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	mounted := true
+	defer func() {
+		if mounted {
+			_ = unix.Unmount(point, unix.MNT_DETACH)
+		}
+	}()
+	changed(true, true)
+	mounted = unix.Unmount(point, 0) != nil
+	changed(true, false)
+	plain := file{path: filepath.Join(t.TempDir(), "mountinfo")}
+	defer plain.close()
+	write(t, plain.path, "")
+	if _, err := plain.read(); err != nil || !plain.mountsChanged() {
+		t.Errorf("%v; an ordinary file is read each time", err)
+	}
 }
 
 // Disks, interfaces and pressure lie between two readings of other files of the

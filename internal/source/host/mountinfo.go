@@ -96,9 +96,14 @@ func unescape(s string) string {
 	return b.String()
 }
 
+// mountsAge is when the table is read again though the kernel has not said that
+// it changed: a procfs that is not the kernel's own may never say it.
+const mountsAge = time.Minute
+
 // mountTable is what is known of the mounts.
 type mountTable struct {
 	file  []byte // as read last
+	read  time.Time
 	all   []*filesystem
 	asked map[string]chan answer // by mount point; a call that is under way
 }
@@ -120,14 +125,34 @@ func (s *Source) readMountinfo(ctx context.Context, b *sample.Batch) error {
 	if s.foreign() {
 		root = filepath.Join(s.ProcRoot, "1", "root")
 	}
-	file, err := s.files.mountinfo.read()
-	if err != nil {
-		return fmt.Errorf("read mountinfo: %w", err)
-	}
-	if !bytes.Equal(file, s.mounts.file) || s.mounts.asked == nil {
-		s.mounts.update(file, root)
+	if time.Since(s.mounts.read) >= mountsAge || s.files.mountinfo.mountsChanged() {
+		file, err := s.files.mountinfo.read()
+		if err != nil {
+			return fmt.Errorf("read mountinfo: %w", err)
+		}
+		s.mounts.read = time.Now()
+		if !bytes.Equal(file, s.mounts.file) || s.mounts.asked == nil {
+			s.mounts.update(file, root)
+		}
 	}
 	return s.askFilesystems(ctx, b)
+}
+
+// mountsChanged asks the kernel whether something was mounted or unmounted since
+// the last time: a priority event of poll(2), see proc_pid_mounts(5). On a host
+// of containers the table has a long line for each of them, and is dear to read.
+// It is true when that can not be known.
+func (f *file) mountsChanged() bool {
+	if f.handle == nil {
+		return true
+	}
+	fd := int(f.handle.Fd())
+	var status unix.Statfs_t
+	if err := unix.Fstatfs(fd, &status); err != nil || status.Type != unix.PROC_SUPER_MAGIC {
+		return true
+	}
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}, 0)
+	return err != nil || n > 0
 }
 
 func (m *mountTable) update(file []byte, root string) {
