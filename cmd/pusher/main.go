@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -51,6 +52,11 @@ func main() {
 func runPusher(ctx context.Context, log *slog.Logger, o *options) error {
 	if err := o.check(); err != nil {
 		return err
+	}
+	if os.Getenv("GOGC") == "" {
+		// A steady tick makes next to no garbage: it may as well be collected early,
+		// and a megabyte saved on every node.
+		debug.SetGCPercent(50)
 	}
 	client, err := o.client()
 	if err != nil {
