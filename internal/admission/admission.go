@@ -249,10 +249,11 @@ func (s *Session) sweep() {
 	}
 }
 
-// Known is the verdict on a claim of a body of this version that was admitted
-// before: its series, nil when there is none, and what [Verdict] calls Owner.
-func (s *Session) Known(claim *wire.Series, version wire.Version) (*sample.Series, *sample.Owner) {
-	of, id := &s.node.spoken[version], claim.ID
+// Known is the verdict on a claim with this ID, of a body of this version, that
+// was admitted before: its series, nil when there is none, and what [Verdict]
+// calls Owner.
+func (s *Session) Known(id int, version wire.Version) (*sample.Series, *sample.Owner) {
+	of := &s.node.spoken[version]
 	if of.epoch == of.memory.Epoch && uint(id) < uint(len(of.admitted)) {
 		return of.admitted[id].series, of.admitted[id].heard
 	}
@@ -263,7 +264,7 @@ func (s *Session) Known(claim *wire.Series, version wire.Version) (*sample.Serie
 // same *Series for as long as the roster stands and the claim is repeated
 // within two minutes.
 func (s *Session) Admit(claim *wire.Series, version wire.Version) Verdict {
-	if series, heard := s.Known(claim, version); series != nil {
+	if series, heard := s.Known(claim.ID, version); series != nil {
 		return Verdict{Series: series, Owner: heard}
 	}
 	of := &s.node.spoken[version]

@@ -318,13 +318,15 @@ func (h *Handler) keep(r *http.Request, host string, job *work, session *admissi
 	job.sent = sent.Milliseconds()
 	job.recent = presence.Keep(interval).Milliseconds()
 	request.EachMetadata(session.Learn)
-	request.EachSeries(func(claim *wire.Series) {
-		if series, by := session.Known(claim, job.version); series != nil && claim.Histograms == 0 {
-			job.take(claim, series, by) // as nearly all are
-			return
+	request.Each(func(id int, p wire.Point) bool {
+		series, by := session.Known(id, job.version)
+		if series == nil {
+			return false
 		}
-		h.admit(session, claim, host, job, now)
-	})
+		job.take(series, p)
+		job.hear(by, p)
+		return true
+	}, func(claim *wire.Series) { h.admit(session, claim, host, job, now) })
 	h.Presence.GuestsHeard(job.heard, now)
 
 	stay := presence.Keep(interval)
@@ -397,41 +399,44 @@ func (h *Handler) admit(session *admission.Session, claim *wire.Series, host str
 			h.Presence.StrangerHeard(presence.Stranger{Host: host, Name: name, Reason: string(reason), Seen: now})
 		}
 	case verdict.State != nil:
-		if n := len(claim.Points); job.present(claim) {
+		if n := len(claim.Points); n > 0 && job.present(claim.Points[n-1]) {
 			h.Presence.GuestSaid(*verdict.Owner, claim.Points[n-1].V > 0, verdict.State.Why, now)
 		}
 	default:
-		job.take(claim, verdict.Series, verdict.Owner)
+		for _, p := range claim.Points {
+			job.take(verdict.Series, p)
+		}
+		if n := len(claim.Points); n > 0 {
+			job.hear(verdict.Owner, claim.Points[n-1])
+		}
 	}
 }
 
-// take keeps the points of an admitted series for the window, but for those
-// that are too old or too new. by is who they show to be there, or nil.
-func (j *work) take(claim *wire.Series, series *sample.Series, by *sample.Owner) {
-	for _, p := range claim.Points {
-		switch {
-		case p.T > j.newest:
-			j.refused[admission.Future]++
-		case p.T < j.oldest:
-			j.refused[admission.TooOld]++
-		default:
-			j.points = append(j.points, sample.Point{Series: series, T: p.T, V: p.V})
-		}
+// take keeps a point of an admitted series for the window, unless it is too old
+// or too new.
+func (j *work) take(series *sample.Series, p wire.Point) {
+	switch {
+	case p.T > j.newest:
+		j.refused[admission.Future]++
+	case p.T < j.oldest:
+		j.refused[admission.TooOld]++
+	default:
+		j.points = append(j.points, sample.Point{Series: series, T: p.T, V: p.V})
 	}
-	if n := len(j.heard); by != nil && (n == 0 || j.heard[n-1] != by) && !by.IsHost() && j.present(claim) {
+}
+
+// hear notes who a series with this newest point shows to be there, or nil.
+func (j *work) hear(by *sample.Owner, newest wire.Point) {
+	if n := len(j.heard); by != nil && (n == 0 || j.heard[n-1] != by) && !by.IsHost() && j.present(newest) {
 		j.heard = append(j.heard, by)
 	}
 }
 
-// present reports whether a claim says something of now, and is neither the end
-// of a series nor a part of what the sender has kept. Both times are of its own
-// clock.
-func (j *work) present(claim *wire.Series) bool {
-	n := len(claim.Points)
-	if n == 0 || window.IsStale(claim.Points[n-1].V) {
-		return false
-	}
-	return j.sent == 0 || j.sent-claim.Points[n-1].T <= j.recent
+// present reports whether a claim's newest point says something of now, and is
+// neither the end of a series nor a part of what the sender has kept. Both times
+// are of its own clock.
+func (j *work) present(newest wire.Point) bool {
+	return !window.IsStale(newest.V) && (j.sent == 0 || j.sent-newest.T <= j.recent)
 }
 
 // intervalOf is the time between the sender's samples, 0 when it does not say.

@@ -117,6 +117,13 @@ func (r *Request) count(samples int) error {
 
 // EachSeries calls fn for every series of the body, in its order.
 func (r *Request) EachSeries(fn func(*Series)) {
+	r.Each(func(int, Point) bool { return false }, fn)
+}
+
+// Each is EachSeries with a short way for those that are nearly all: of a series
+// that is known by its ID, and has one point and nothing else, plain may take
+// that point. If it returns false, fn is called for the series.
+func (r *Request) Each(plain func(id int, p Point) bool, fn func(*Series)) {
 	d, m := r.d, r.m
 	s := &d.series
 	s.r = r
@@ -126,10 +133,15 @@ func (r *Request) EachSeries(fn func(*Series)) {
 	}
 	for i := range d.lent {
 		l := &d.lent[i]
-		s.at, s.labelled, s.Histograms = l, false, 0
-		s.ID = int(l.id)
 		if l.single { // it came where it was expected
 			last = l.id
+			if plain(int(l.id), l.point) {
+				continue
+			}
+		}
+		s.at, s.labelled, s.Histograms = l, false, 0
+		s.ID = int(l.id)
+		if l.single {
 			s.Points = append(s.Points[:0], l.point)
 			fn(s)
 			continue
