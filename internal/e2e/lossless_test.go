@@ -330,7 +330,7 @@ func stoppedReader(t *testing.T, url string) {
 		series[i] = sample.New(counted, sample.Label{Name: "i", Value: strconv.Itoa(i)})
 	}
 	pushed, collected := 0, 0
-	for n := range 20 {
+	for n := range 40 { // 8 bytes a point are half as much again as the window
 		var points []sample.Point
 		for k := range 10 {
 			for _, s := range series {
