@@ -39,11 +39,13 @@ func TestStateFile(t *testing.T) {
 			}
 		},
 	} {
+		if err := os.Remove(s.statePath("signal")); err != nil {
+			t.Fatal(err)
+		}
 		spoil()
 		if got, err := w.StateFile("signal"); err == nil || strings.Contains(err.Error(), s.root) {
 			t.Errorf("%s: %q, %v", what, got, err)
 		}
-		_ = os.Remove(s.statePath("signal"))
 	}
 }
 
