@@ -462,6 +462,28 @@ func TestDroppedNeighbours(t *testing.T) {
 	}
 }
 
+// TestManyDropped drops more records behind one that waits than there is room to
+// note: those of one segment are one gap.
+func TestManyDropped(t *testing.T) {
+	o := Options{Dir: t.TempDir(), MaxBytes: 64 << 20, Sync: time.Hour}
+	s := open(t, o)
+	add(t, s, "waits", 1)
+	for range 40 * maxGaps { // some of their segments are removed meanwhile
+		s.Drop(add(t, s, strings.Repeat("x", 500), 1), Rejected)
+	}
+	if n := len(s.gaps); n > 10 {
+		t.Errorf("%d gaps", n)
+	}
+	add(t, s, "waits too", 1)
+	closeSpool(t, s)
+	again := open(t, o)
+	defer closeSpool(t, again)
+	balance(t, again.Ledger())
+	if l := again.Ledger(); l.Dropped[Damaged] != 0 || l.Pending < 2 {
+		t.Errorf("after a restart: %s; want the two pending, and no damage", account(l))
+	}
+}
+
 func sizeOf(t testing.TB, dir string) (size int64) {
 	t.Helper()
 	for _, f := range files(t, dir) {

@@ -113,32 +113,37 @@ func (s *Spool) dropLocked(i int, reason string) {
 // counted.
 type gap struct {
 	samples uint64
-	stored  bool // the record may be found on disk by the next Open
+	stored  bool     // the record may be found on disk by the next Open
+	segment *segment // in this one; nil: in which is not known any more
 }
 
 // missLocked notes that a record which was dropped is missing in the sequence.
-// Of a long time without a disk that would be one gap for each record: such
-// neighbours become one. A gap of a record that was stored stays where it is,
-// and none moves past it, as the next Open may find that record or not.
+// One gap for each would be too many to write down, after a long time without a
+// disk or with a receiver that takes nothing: neighbours become one, at the last
+// of them, where the next Open finds none of them or all: those that were never
+// stored, and those of one segment. No gap moves past another kind of gap.
 func (s *Spool) missLocked(r *Record) {
-	one := s.gaps[r.Number]
+	one, before := s.gaps[r.Number]
+	if !before { // else some were missing already in front of it
+		one.stored, one.segment = r.stored, r.segment
+	}
 	one.samples += uint64(r.total)
-	one.stored = one.stored || r.stored
-	if !one.stored {
-		near := uint64(0)
-		if i := sort.Search(len(s.records), func(i int) bool { return s.records[i].Number >= r.Number }); i > 0 {
-			near = s.records[i-1].Number
+	near := uint64(0)
+	if i := sort.Search(len(s.records), func(i int) bool { return s.records[i].Number >= r.Number }); i > 0 {
+		near = s.records[i-1].Number
+	}
+	alike := func(g gap) bool {
+		return g.stored == one.stored && g.segment == one.segment && (g.segment != nil || !g.stored)
+	}
+	for key, g := range s.gaps {
+		if key < r.Number && !alike(g) {
+			near = max(near, key)
 		}
-		for key, g := range s.gaps {
-			if g.stored && key < r.Number {
-				near = max(near, key)
-			}
-		}
-		for key, g := range s.gaps {
-			if key > near && key < r.Number {
-				one.samples += g.samples
-				delete(s.gaps, key)
-			}
+	}
+	for key, g := range s.gaps {
+		if key > near && key < r.Number {
+			one.samples += g.samples
+			delete(s.gaps, key)
 		}
 	}
 	s.gaps[r.Number] = one
