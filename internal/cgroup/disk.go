@@ -3,6 +3,7 @@ package cgroup
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,7 +15,8 @@ import (
 // Version 2 tells all of it (io.stat). Version 1 has little to tell
 // (blkio.throttle.io_service_bytes): what is written through the page cache is
 // charged to the root, and kernels since 6.0 count only in the direction
-// that has a limit and say 0 otherwise, so a 0 of version 1 is absent here.
+// that has a limit and say 0 otherwise, so a 0 of version 1 is absent here. Where
+// it tells of no bytes it is not asked for operations.
 func (g *Group) Disks(f func(*Disk)) error {
 	if !g.disksOpened {
 		if err := g.openDisks(); err != nil {
@@ -30,6 +32,9 @@ func (g *Group) Disks(f func(*Disk)) error {
 			return err
 		}
 		g.disks = g.diskFiles[i].parseDisks(b, g.disks)
+		if !slices.ContainsFunc(g.disks, func(d Disk) bool { return d.ReadBytes.OK || d.WrittenBytes.OK }) {
+			break
+		}
 	}
 	for i := range g.disks {
 		if d := &g.disks[i]; d.ReadBytes.OK || d.WrittenBytes.OK || d.Reads.OK || d.Writes.OK {

@@ -52,7 +52,7 @@ func (l *Layout) Container(id string) (*Group, error) {
 			break
 		}
 	}
-	return open(path, places, "")
+	return l.open(path, places, "")
 }
 
 // byShape looks in every hierarchy at the places where containers are known

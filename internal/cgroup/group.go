@@ -13,9 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How often the limits of the groups around a group are read again.
-const limitsAge = 5 * time.Second
-
 // A file is one kept descriptor. Reading it again at 0 makes the kernel write
 // it anew, at a tenth of what opening it would cost.
 type file struct {
@@ -37,15 +34,20 @@ type Group struct {
 	buf   []byte
 	now   reading
 
-	limits   [][]file  // of the groups around this one, and libvirt's inside it
-	limitsAt time.Time // when they were read last
-	cpuQuota Value     // smallest of limits
-	memory   Value
+	// Version 1's cpu.stat stands still while the group has no quota: held is
+	// what it said then.
+	throttled file // fd 0: there is none
+	held      throttling
+
+	changes *changes
+	limits  limits
 
 	disks       []Disk
 	diskFiles   []diskFile
 	disksOpened bool
 }
+
+type throttling struct{ periods, throttledPeriods, throttledSeconds Value }
 
 type diskFile struct {
 	file
@@ -54,8 +56,8 @@ type diskFile struct {
 
 // open opens the files of a group. The places are the same group in the
 // hierarchies it has; nested is the group inside that carries limits too.
-func open(path string, places map[string]place, nested string) (*Group, error) {
-	g := &Group{path: path, places: places, buf: make([]byte, 4096)}
+func (l *Layout) open(path string, places map[string]place, nested string) (*Group, error) {
+	g := &Group{path: path, places: places, buf: make([]byte, 4096), changes: l.changes}
 	if stale(places) {
 		delete(places, unified)
 	}
@@ -63,7 +65,7 @@ func open(path string, places map[string]place, nested string) (*Group, error) {
 		_ = g.Close()
 		return nil, err
 	}
-	if len(g.files) == 0 {
+	if len(g.files) == 0 && g.throttled.fd == 0 {
 		_ = g.Close()
 		return nil, ErrGone
 	}
@@ -114,17 +116,11 @@ func (g *Group) openAll(nested string) error {
 	g.timed = len(g.files)
 
 	// A controller is in one hierarchy only, so at most one of each pair is there.
-	add("cpu", "cpu.stat", parseCPUStat1)
-	add("cpu", "cpu.cfs_quota_us", parseCFSQuota)
-	add("cpu", "cpu.cfs_period_us", parseCFSPeriod)
-	add(unified, "cpu.max", parseCPUMax)
-
 	add("memory", "memory.usage_in_bytes", parseMemoryUsage)
 	add("memory", "memory.stat", parseMemoryStat1)
 	add("memory", "memory.oom_control", parseOOMKills)
 	add(unified, "memory.current", parseMemoryUsage)
 	add(unified, "memory.stat", parseMemoryStat2)
-	add(unified, "memory.max", parseMemoryMax)
 	add(unified, "memory.swap.current", parseMemorySwap)
 	add(unified, "memory.events", parseOOMKills)
 
@@ -134,55 +130,13 @@ func (g *Group) openAll(nested string) error {
 	add(unified, "cpu.pressure", parsePressureCPU)
 	add(unified, "memory.pressure", parsePressureMemory)
 	add(unified, "io.pressure", parsePressureIO)
+	if p, ok := g.places["cpu"]; ok && err == nil {
+		g.throttled, _, err = g.openFile(filepath.Join(p.dir, "cpu.stat"), parseCPUStat1)
+	}
 	if err != nil {
 		return err
 	}
 	return g.openLimits(nested)
-}
-
-// openLimits opens what the groups around this one allow. Version 1 says the
-// memory limit of all of them in memory.stat.
-func (g *Group) openLimits(nested string) error {
-	bound := func(dir string, names map[string]func([]byte, *reading)) error {
-		var files []file
-		for name, parse := range names {
-			f, ok, err := g.openFile(filepath.Join(dir, name), parse)
-			if ok {
-				files = append(files, f)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		if len(files) > 0 {
-			g.limits = append(g.limits, files)
-		}
-		return nil
-	}
-	two := map[string]func([]byte, *reading){"cpu.max": parseCPUMax, "memory.max": parseMemoryMax}
-	one := map[string]func([]byte, *reading){"cpu.cfs_quota_us": parseCFSQuota, "cpu.cfs_period_us": parseCFSPeriod}
-	if p, ok := g.places[unified]; ok {
-		if nested != "" {
-			if err := bound(filepath.Join(p.dir, nested), two); err != nil {
-				return err
-			}
-		}
-		for dir := p.dir; dir != p.top; {
-			dir = filepath.Dir(dir)
-			if err := bound(dir, two); err != nil {
-				return err
-			}
-		}
-	}
-	if p, ok := g.places["cpu"]; ok {
-		for dir := p.dir; dir != p.top; {
-			dir = filepath.Dir(dir)
-			if err := bound(dir, one); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // openFile opens and reads a file once. ok is false, without an error, when
@@ -240,71 +194,65 @@ func (g *Group) Path() string { return g.path }
 //
 // CPUQuota and MemoryLimit are the smallest of the group and all groups
 // around it, up to the root of what is mounted: it may never use more, though
-// it may have to share that with others. Those of the groups around it are
-// read again every 5 s.
+// it may have to share that with others.
 func (g *Group) Read(s *Stats) error {
-	var failed error
-	if len(g.files) == 0 {
+	if len(g.files) == 0 && g.throttled.fd == 0 {
 		return os.ErrClosed
 	}
 	g.now = reading{}
+	var failed error
 	for i := range g.files {
-		f := &g.files[i]
 		if i == g.timed {
 			g.now.At = time.Now()
 		}
-		b, err := g.read(f)
-		switch {
-		case errors.Is(err, ErrGone):
-			*s = Stats{}
-			return ErrGone
-		case err != nil && failed == nil:
-			failed = err
-		case err == nil:
-			f.parse(b, &g.now)
-		}
+		failed = first(failed, g.parse(&g.files[i]))
 	}
 	if g.now.At.IsZero() {
 		g.now.At = time.Now()
 	}
-	g.now.finish()
-	if g.now.At.Sub(g.limitsAt) >= limitsAge {
-		if err := g.readLimits(g.now.At); err != nil {
-			*s = Stats{}
-			return err
-		}
+	changed, err := g.readLimits(g.now.At)
+	failed = first(failed, err)
+	if g.throttled.fd != 0 {
+		failed = first(failed, g.readThrottling(changed))
 	}
+	if errors.Is(failed, ErrGone) {
+		*s = Stats{}
+		return ErrGone
+	}
+	g.now.finish()
 	*s = g.now.Stats
-	s.CPUQuota = smaller(s.CPUQuota, g.cpuQuota)
-	s.MemoryLimit = smaller(s.MemoryLimit, g.memory)
+	s.CPUQuota, s.MemoryLimit = g.limits.cpuQuota, smaller(s.MemoryLimit, g.limits.memory)
 	return failed
 }
 
-func (g *Group) readLimits(at time.Time) error {
-	g.limitsAt, g.cpuQuota, g.memory = at, Value{}, Value{}
-	for _, files := range g.limits {
-		var r reading
-		for i := range files {
-			b, err := g.read(&files[i])
-			if errors.Is(err, ErrGone) {
-				return err
-			}
-			if err == nil {
-				files[i].parse(b, &r)
-			}
-		}
-		r.finish()
-		g.cpuQuota = smaller(g.cpuQuota, r.CPUQuota)
-		g.memory = smaller(g.memory, r.MemoryLimit)
-	}
-	return nil
-}
-
-func smaller(a, b Value) Value {
-	if !a.OK || b.OK && b.V < a.V {
+// first is the error to return: that the group is gone, else the one that was
+// first.
+func first(a, b error) error {
+	if a == nil || errors.Is(b, ErrGone) {
 		return b
 	}
 	return a
+}
+
+func (g *Group) parse(f *file) error {
+	b, err := g.read(f)
+	if err == nil {
+		f.parse(b, &g.now)
+	}
+	return err
+}
+
+// readThrottling reads version 1's counters of throttling, or takes what they
+// were when the limits were read and no quota was among them.
+func (g *Group) readThrottling(changed bool) error {
+	st := &g.now.Stats
+	if !changed && !g.limits.own {
+		st.Periods, st.ThrottledPeriods, st.ThrottledSeconds = g.held.periods, g.held.throttledPeriods, g.held.throttledSeconds
+		return nil
+	}
+	err := g.parse(&g.throttled)
+	g.held = throttling{st.Periods, st.ThrottledPeriods, st.ThrottledSeconds}
+	return err
 }
 
 // PID is the first process of the group, or of the first group inside it that
@@ -394,12 +342,11 @@ func (g *Group) Close() error {
 	for i := range g.files {
 		errs = append(errs, unix.Close(g.files[i].fd))
 	}
-	for _, files := range g.limits {
-		for i := range files {
-			errs = append(errs, unix.Close(files[i].fd))
-		}
+	if g.throttled.fd != 0 {
+		errs = append(errs, unix.Close(g.throttled.fd))
 	}
+	errs = append(errs, g.limits.close()...)
 	g.closeDisks()
-	g.files, g.limits = nil, nil
+	g.files, g.throttled = nil, file{}
 	return errors.Join(errs...)
 }

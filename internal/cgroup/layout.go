@@ -38,8 +38,9 @@ type place struct {
 // concurrent use. Mounts that come later are not seen.
 type Layout struct {
 	// immutable
-	proc   string
-	mounts map[string][]mount // by key
+	proc    string
+	mounts  map[string][]mount // by key
+	changes *changes
 
 	mu     sync.Mutex
 	learnt []shape // guarded by mu; where walks have found containers
@@ -56,7 +57,7 @@ func DetectIn(proc string) (*Layout, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the cgroup file systems: %w", err)
 	}
-	l := &Layout{proc: proc, mounts: parseMountinfo(b)}
+	l := &Layout{proc: proc, mounts: parseMountinfo(b), changes: &changes{}}
 	if len(l.mounts) == 0 {
 		return nil, fmt.Errorf("%s shows no cgroup file system; in a container, mount the host's /sys/fs/cgroup read-only", name)
 	}
@@ -128,7 +129,7 @@ func (l *Layout) ofPID(pid int, onlyMachines bool) (*Group, error) {
 		}
 		return nil, ErrNoGroup
 	}
-	return open(own, places, nested)
+	return l.open(own, places, nested)
 }
 
 // resolve finds the directory of a group by its path in the hierarchy.

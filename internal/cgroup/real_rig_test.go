@@ -149,6 +149,7 @@ func (tr tree) join(t testing.TB, path string, pid int, keys ...string) {
 // has reports whether a controller is in version 1.
 func (tr tree) has1(controller string) bool { return tr.one[controller] != "" }
 
+// setCPU sets the quota of a group; -1 is none.
 func (tr tree) setCPU(t testing.TB, path string, quota, period int) {
 	t.Helper()
 	if tr.has1("cpu") {
@@ -156,7 +157,11 @@ func (tr tree) setCPU(t testing.TB, path string, quota, period int) {
 		tr.write(t, "cpu", path, "cpu.cfs_quota_us", strconv.Itoa(quota))
 		return
 	}
-	tr.write(t, "", path, "cpu.max", fmt.Sprint(quota, " ", period))
+	text := "max"
+	if quota >= 0 {
+		text = strconv.Itoa(quota)
+	}
+	tr.write(t, "", path, "cpu.max", fmt.Sprint(text, " ", period))
 }
 
 func (tr tree) setMemory(t testing.TB, path string, limit int) {

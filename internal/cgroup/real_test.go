@@ -105,6 +105,41 @@ func TestRealContainer(t *testing.T) {
 	}
 }
 
+// A quota that comes and goes is seen by the next reading, and so is what it
+// has done meanwhile, before and behind it too.
+func TestRealQuotaChanges(t *testing.T) {
+	skipReal(t)
+	tr := findTree(t)
+	path := parent(t) + "docker/" + newID(t)
+	tr.make(t, path)
+	c := startChild(t)
+	tr.join(t, path, c.pid())
+	g, err := detect(t).OfPID(c.pid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	throttled := 0.0
+	for range 2 {
+		if s := tr.between(t, path, g); s.CPUQuota.OK || s.ThrottledPeriods != some(throttled) {
+			t.Errorf("without a quota: got %v cores and %v throttled periods, want none and %v", s.CPUQuota, s.ThrottledPeriods, throttled)
+		}
+		tr.setCPU(t, path, 20000, 100000)
+		tr.between(t, path, g)
+		c.do(t, "busy 500")
+		s := tr.between(t, path, g)
+		if s.CPUQuota != some(0.2) || s.ThrottledPeriods.V <= throttled {
+			t.Errorf("half a second under a quota of 0.2: got %v cores, %v throttled periods, want that and more than %v", s.CPUQuota, s.ThrottledPeriods, throttled)
+		}
+		c.do(t, "busy 500")
+		tr.setCPU(t, path, -1, 100000)
+		throttled = tr.kernel(t, path)["throttled periods"]
+	}
+	if s := tr.between(t, path, g); s.ThrottledPeriods != some(throttled) {
+		t.Errorf("afterwards: got %v throttled periods, want %v", s.ThrottledPeriods, throttled)
+	}
+}
+
 // The group of a machine is that around the ones that libvirt makes in it.
 func TestRealMachine(t *testing.T) {
 	skipReal(t)
