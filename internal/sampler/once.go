@@ -26,7 +26,7 @@ func (s *Sampler) Once(ctx context.Context) ([]sample.Point, error) {
 		failed = nil
 		r.tick++
 		r.points = r.points[:0]
-		r.order.last = make(map[sample.Key]int64)
+		r.order = newOrder()
 		for _, w := range r.sources {
 			if !w.busy {
 				w.busy, w.tick = true, r.tick

@@ -2,6 +2,7 @@ package sampler
 
 import (
 	"log/slog"
+	"math"
 	"time"
 
 	"fanin/internal/sample"
@@ -10,9 +11,20 @@ import (
 // order keeps the timestamps of every series rising. Series are known by their
 // key, as a source may build a guest's handles again.
 type order struct {
-	last   map[sample.Key]int64
+	last   map[sample.Key]*mark
+	marks  map[*sample.Series]*mark // the same, by the handle that came last: nearly all come again
 	newest int64
 	swept  time.Time
+}
+
+// mark is where a series has come to.
+type mark struct {
+	t      int64
+	handle *sample.Series
+}
+
+func newOrder() order {
+	return order{last: map[sample.Key]*mark{}, marks: map[*sample.Series]*mark{}}
 }
 
 // begin forgets what is of no more use at the beginning of a tick: series that
@@ -22,11 +34,7 @@ type order struct {
 func (o *order) begin(now time.Time, log *slog.Logger) {
 	if ahead := time.UnixMilli(o.newest).Sub(now); o.newest != 0 && ahead > future {
 		limit := now.Add(future).UnixMilli()
-		for key, t := range o.last {
-			if t > limit {
-				delete(o.last, key)
-			}
-		}
+		o.drop(func(t int64) bool { return t > limit })
 		o.newest = now.UnixMilli()
 		o.swept = now
 		log.Warn("the clock was set back: samples go on from there", "by", ahead.Round(time.Second))
@@ -36,20 +44,43 @@ func (o *order) begin(now time.Time, log *slog.Logger) {
 	}
 	o.swept = now
 	old := now.Add(-forget).UnixMilli()
-	for key, t := range o.last {
-		if t < old {
+	o.drop(func(t int64) bool { return t < old })
+}
+
+func (o *order) drop(unwanted func(t int64) bool) {
+	for key, m := range o.last {
+		if unwanted(m.t) {
 			delete(o.last, key)
+			delete(o.marks, m.handle)
 		}
 	}
 }
 
 // rises reports whether p is newer than what its series had.
 func (o *order) rises(p sample.Point) bool {
-	key := p.Series.Key()
-	if last, ok := o.last[key]; ok && p.T <= last {
+	m := o.marks[p.Series]
+	if m == nil {
+		m = o.handled(p)
+	}
+	if p.T <= m.t {
 		return false
 	}
-	o.last[key] = p.T
+	m.t = p.T
 	o.newest = max(o.newest, p.T)
 	return true
+}
+
+// handled finds the mark of a series that comes with another handle.
+func (o *order) handled(p sample.Point) *mark {
+	key := p.Series.Key()
+	m := o.last[key]
+	if m == nil {
+		m = &mark{t: math.MinInt64}
+		o.last[key] = m
+	} else {
+		delete(o.marks, m.handle)
+	}
+	m.handle = p.Series
+	o.marks[p.Series] = m
+	return m
 }

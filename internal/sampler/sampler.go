@@ -151,7 +151,7 @@ func (s *Sampler) newRun() *run {
 	}
 	r.batch = min(r.interval*4/5, longestBatch)
 	r.results = make(chan result, len(s.Sources))
-	r.order.last = make(map[sample.Key]int64)
+	r.order = newOrder()
 	m := promauto.With(s.Metrics)
 	dropped := m.NewCounterVec(prometheus.CounterOpts{Name: "fanin_sampler_points_dropped_total", Help: "Points that sources gave and no batch took, by reason."}, []string{"reason"})
 	r.metrics = metrics{
