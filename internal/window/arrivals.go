@@ -11,17 +11,13 @@ import (
 // the points of an interval (from, to] of positions.
 type Position uint64
 
-// A block fills eight pages of the allocator.
 const (
-	blockBytes = 64 << 10
-	blockWords = (blockBytes - 88) / 8
+	blockBytes = 64 << 10 // of its words
+	blockWords = blockBytes / 8
 	pointWords = 1 // of a point that goes on with a run
 	runWords   = 2 // of a run beside its points
-	maxSpare   = 64
 	shareBytes = int64(unsafe.Sizeof(share{}))
 )
-
-var _ [blockBytes - unsafe.Sizeof(block{})]struct{} // it fits
 
 // block is points in the order of their arrival. Their values stand in words
 // from the front. Those of cells that stand side by side, of one time, are a
@@ -38,7 +34,7 @@ type block struct {
 	left   int    // words
 	at     int64  // the last run's time
 	next   uint32 // the cell that goes on with it
-	words  [blockWords]uint64
+	words  *words
 }
 
 func (b *block) end() Position { return b.start + Position(b.n) }
@@ -88,7 +84,7 @@ type arrivals struct {
 	bytes      int64
 	// collected counts the leading blocks that some reader has collected.
 	collected int
-	spare     []*block
+	unused    unused
 	senders   map[string]*sender
 	holding   int // senders with points that nobody has collected
 }
@@ -118,7 +114,7 @@ func (a *arrivals) append(ref uint32, t int64, v float64, now int64, from *sende
 		}
 	}
 	if b == nil || b.full() || t-b.base < math.MinInt32 || t-b.base > math.MaxInt32 {
-		b = a.block()
+		b = a.unused.take()
 		b.start, b.base = a.end, t
 		a.blocks, a.open = append(a.blocks, b), b
 		a.bytes += blockBytes
@@ -189,20 +185,8 @@ func (a *arrivals) release(b *block) {
 	}
 }
 
-// block is an empty one.
-func (a *arrivals) block() *block {
-	n := len(a.spare)
-	if n == 0 {
-		return &block{left: blockWords}
-	}
-	b := a.spare[n-1]
-	a.spare = a.spare[:n-1]
-	b.n, b.runs, b.left, b.shares = 0, 0, blockWords, b.shares[:0]
-	return b
-}
-
-// remove takes the oldest block out. It is used again, unless somebody may
-// still look at it.
+// remove takes the oldest block out, to be used again; when it is lent, as soon
+// as nobody looks at it any more.
 func (a *arrivals) remove(lent bool) {
 	b := a.blocks[0]
 	if a.collected > 0 {
@@ -217,10 +201,8 @@ func (a *arrivals) remove(lent bool) {
 	}
 	a.start = b.end()
 	a.bytes -= blockBytes + int64(len(b.shares))*shareBytes
-	if !lent && len(a.spare) < maxSpare {
-		clear(b.shares)
-		a.spare = append(a.spare, b)
-	}
+	clear(b.shares)
+	a.unused.put(b, lent)
 }
 
 // idle reports whether the oldest block is complete and older than t.

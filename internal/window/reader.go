@@ -127,7 +127,9 @@ func (s *Store) Next(dst []sample.Point, id ReaderID, q Request) (*Page, error) 
 	}
 	p.Points = points
 	s.mu.Lock()
-	s.pages--
+	if s.pages--; s.pages == 0 {
+		s.log.unused.returned()
+	}
 	s.mu.Unlock()
 	return p, nil
 }

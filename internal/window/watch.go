@@ -1,7 +1,9 @@
 package window
 
 import (
+	"iter"
 	"math"
+	"math/bits"
 
 	"fanin/internal/sample"
 )
@@ -23,7 +25,19 @@ func (w *watched) set(ref uint32, on bool) {
 	}
 }
 
-func (w *watched) has(ref uint32) bool { return w.refs[ref/64]>>(ref%64)&1 == 1 }
+// among are those of the n cells from ref on that are wanted, counted from 0.
+func (w *watched) among(ref uint32, n int) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for at := ref / 64; n > 0 && at <= (ref+uint32(n)-1)/64; at++ {
+			for set := w.refs[at]; set != 0; set &= set - 1 {
+				i := int(at)*64 + bits.TrailingZeros64(set) - int(ref)
+				if i >= 0 && i < n && !yield(i) {
+					return
+				}
+			}
+		}
+	}
+}
 
 // watchedAtOnce bounds what [Store.Watched] returns, and with that for how long
 // it has the lock.
@@ -48,12 +62,12 @@ func (s *Store) Watched(spare []sample.Point) []sample.Point {
 	w.to = max(w.to, s.log.start)
 	for _, piece := range s.log.from(w.to) {
 		for run := range piece.each(w.to, s.log.end) {
-			for i, bits := range run.bits {
-				ref := run.ref + uint32(i)
-				if !w.has(ref) || isStale(bits) {
+			for i := range w.among(run.ref, len(run.bits)) {
+				if isStale(run.bits[i]) {
 					continue
 				}
-				points = append(points, sample.Point{Series: s.cells.at(ref).series.Load(), T: run.t, V: math.Float64frombits(bits)})
+				series := s.cells.at(run.ref + uint32(i)).series.Load()
+				points = append(points, sample.Point{Series: series, T: run.t, V: math.Float64frombits(run.bits[i])})
 				if len(points) == watchedAtOnce {
 					w.to = run.behind + Position(i) + 1
 					return points
