@@ -1,7 +1,9 @@
 package wire
 
 import (
+	"encoding/binary"
 	"hash/maphash"
+	"math/bits"
 
 	"fanin/internal/index"
 )
@@ -66,10 +68,16 @@ func (m *Memory) is(id int32, labels, metadata []byte) bool {
 
 func (m *Memory) hash(labels, metadata []byte) uint64 {
 	h := maphash.Bytes(m.seed, labels)
-	if len(metadata) > 0 {
-		h = h*0x9e3779b97f4a7c15 + maphash.Bytes(m.seed, metadata)
+	switch n := len(metadata); {
+	case n == 0:
+		return h
+	case n >= 8 && n <= 16: // as it nearly always is; the key is in h
+		first, last := binary.LittleEndian.Uint64(metadata), binary.LittleEndian.Uint64(metadata[n-8:])
+		high, low := bits.Mul64(h^first, bits.RotateLeft64(h, 32)^last^uint64(n))
+		return high ^ low
+	default:
+		return h*0x9e3779b97f4a7c15 + maphash.Bytes(m.seed, metadata)
 	}
-	return h
 }
 
 // find looks a series up whose order was not as expected.
