@@ -107,6 +107,9 @@ func (f *sourceFlags) kinds(interval time.Duration, list *exporter.List, log *sl
 		Interval: interval, ProcRoot: f.procfs, Log: log,
 	}
 	f.exporter.apply(pages)
+	if containers.Changed = pages.Look; list != nil {
+		list.Changed = pages.Look
+	}
 	return []kind{
 		{true, &host.Source{ProcRoot: f.procfs, SysRoot: f.sysfs}},
 		{f.docker, containers},

@@ -36,9 +36,6 @@ const (
 	defaultSeries     = 2_000
 	defaultNodeSeries = 10_000
 	defaultTargets    = 1_000
-	// lookEvery is how often it is looked who is there: two intervals are all
-	// the time a guest has to be found.
-	lookEvery = 200 * time.Millisecond
 	// Every target may be scraped at the same time, so that none keeps another
 	// waiting, but only so many may have a page of more than smallPage under
 	// way: that bounds the memory. Those that took their time lately have
@@ -55,9 +52,10 @@ const LongestInterval = 10 * time.Second
 // Source is the sampler's source "exporter". The fields must not change after
 // the first call.
 type Source struct {
-	// Targets tell who has a page. They are called several times a second,
-	// must be quick, and call nothing of the source's. Where two name the same port
-	// of a guest the first function, and in it the first target, counts.
+	// Targets tell who has a page. They are called in each Sample and after each
+	// [Source.Look], must be quick, and call nothing of the source's. Where two name
+	// the same port of a guest the first function, and in it the first target,
+	// counts.
 	Targets []func() []Target
 
 	Interval   time.Duration // of the sampler, 0 for 1 s: no target is scraped more often, nor more often than once a second
@@ -71,6 +69,7 @@ type Source struct {
 	Log        *slog.Logger // nil: silent
 
 	setUp   sync.Once
+	due     chan struct{} // Run is to look who is there
 	quick   chan struct{}
 	slow    chan struct{}
 	scratch sync.Pool // of *scratch
@@ -111,6 +110,7 @@ func (s *Source) setup() {
 		if s.Log == nil {
 			s.Log = slog.New(slog.DiscardHandler)
 		}
+		s.due = make(chan struct{}, 1)
 		s.quick, s.slow = make(chan struct{}, quickSlots), make(chan struct{}, slowSlots)
 		s.room.limit = usage{series: s.NodeSeries, bytes: s.NodeSeries * bytesOfSeries}
 		s.workers, s.leaving = map[key]*worker{}, map[key]*worker{}
@@ -126,15 +126,24 @@ func (s *Source) Run(ctx context.Context) error {
 	defer s.halt()
 	defer cancel()
 	s.drive(ctx)
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
 	for {
 		s.look()
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-s.due:
 		}
+	}
+}
+
+// Look is to be called when what Targets tell has changed: two intervals are all
+// the time a guest has to be found, and Sample looks once in each. It waits for
+// nothing, and may be called from any goroutine.
+func (s *Source) Look() {
+	s.setup()
+	select {
+	case s.due <- struct{}{}:
+	default: // it is about to look anyway
 	}
 }
 

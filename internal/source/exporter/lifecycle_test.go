@@ -220,6 +220,7 @@ func TestGoneIsNotHandedOut(t *testing.T) {
 	port := n.page("a 1\n")
 	f.pause(true)
 	who.set(n.target("web", port))
+	s.Look()
 	rig.Eventually(t, 10*time.Second, func() error {
 		if s.counts.scrapes[fine].Load() == 0 {
 			return fmt.Errorf("not scraped")
@@ -400,7 +401,7 @@ func TestChurnLeavesNothing(t *testing.T) {
 	who.set()
 	rig.Eventually(t, 20*time.Second, func() error {
 		s.mu.Lock()
-		workers := len(s.workers) + len(s.leaving)
+		workers := len(s.workers) + len(s.leaving) + len(s.ended)
 		s.mu.Unlock()
 		s.room.mu.Lock()
 		used, families := s.room.used, len(s.room.families)

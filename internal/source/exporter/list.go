@@ -39,6 +39,7 @@ type List struct {
 	Client   *http.Client // with the credentials of the pushes
 	Node     string
 	Interval time.Duration // 0 for 5 s
+	Changed  func()        // called after a list was taken; may be nil
 	Log      *slog.Logger  // nil: silent
 
 	counts  [listOutcomes]atomic.Uint64
@@ -132,6 +133,9 @@ func (l *List) ask(ctx context.Context) {
 	l.counts[outcome].Add(1)
 	if outcome == listTaken {
 		l.targets.Store(&targets)
+		if l.Changed != nil {
+			l.Changed()
+		}
 	}
 	if outcome == l.said {
 		return

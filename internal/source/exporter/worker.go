@@ -75,6 +75,7 @@ func (w *worker) start(ctx context.Context) {
 	ctx, w.cancel = context.WithCancel(ctx)
 	w.done = make(chan struct{})
 	go func() {
+		defer w.source.Look() // what has the same port of the guest now may begin
 		defer close(w.done)
 		for ctx.Err() == nil {
 			w.once(ctx)
