@@ -30,6 +30,7 @@ var (
 type api struct {
 	client    *client.Client
 	transport *http.Transport
+	pinger    pinger
 }
 
 // connect looks whether the engine's socket is there and can be used, without
@@ -49,7 +50,7 @@ func connect(ctx context.Context, socket string) (*api, error) {
 	}
 	_ = c.Close()
 
-	a := &api{transport: &http.Transport{
+	a := &api{pinger: pinger{socket: socket}, transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "unix", socket)
 		},
@@ -67,7 +68,10 @@ func connect(ctx context.Context, socket string) (*api, error) {
 	return a, nil
 }
 
-func (a *api) close() { a.transport.CloseIdleConnections() }
+func (a *api) close() {
+	a.transport.CloseIdleConnections()
+	a.pinger.close()
+}
 
 // list is GET /containers/json?all=1, of all containers or of some.
 func (a *api) list(ctx context.Context, ids ...string) ([]entry, error) {
@@ -82,16 +86,6 @@ func (a *api) list(ctx context.Context, ids ...string) ([]entry, error) {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
 	return entriesOf(answer.Items), nil
-}
-
-// ping is HEAD /_ping.
-func (a *api) ping(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	if _, err := a.client.Ping(ctx, client.PingOptions{}); err != nil {
-		return fmt.Errorf("ping: %w", err)
-	}
-	return nil
 }
 
 // events is GET /events for what changes the roster. It returns once the

@@ -25,17 +25,47 @@ const ticks = 100
 // with its number is never taken for it.
 type process struct {
 	dir     int // 0: none
+	net     int // its net/dev; 0: not open
+	netAt   time.Time
 	started float64
 	decided bool // whether shown is known
 	shown   bool // its network is the container's own
 	devices map[string]*networkLines
 }
 
+// netAge is how long one descriptor of net/dev is read: it shows the network
+// that the process had when it was opened, also when it has ended since.
+const netAge = 10 * time.Second
+
 func (p *process) close() {
+	p.closeNet()
 	if p.dir > 0 {
 		_ = unix.Close(p.dir)
 	}
 	*p = process{devices: p.devices}
+}
+
+func (p *process) closeNet() {
+	if p.net > 0 {
+		_ = unix.Close(p.net)
+		p.net = 0
+	}
+}
+
+// readNet reads net/dev. An open one keeps the process' network namespace from
+// being removed, but none of its interfaces with a runtime that removes them.
+func (p *process) readNet(buf []byte, now time.Time) ([]byte, error) {
+	if p.net > 0 && now.Sub(p.netAt) >= netAge {
+		p.closeNet()
+	}
+	if p.net == 0 {
+		fd, err := unix.Openat(p.dir, "net/dev", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: "net/dev", Err: err}
+		}
+		p.net, p.netAt = fd, now
+	}
+	return readFrom(p.net, "net/dev", buf)
 }
 
 // attach opens the container's first process.
@@ -106,7 +136,7 @@ func (s *Source) measureNetwork(c *container, b *sample.Batch) error {
 		if !c.process.shown {
 			return nil
 		}
-		table, err := readAt(c.process.dir, "net/dev", s.buf)
+		table, err := c.process.readNet(s.buf, time.Now())
 		if err == nil {
 			s.buf = table
 			c.addDevices(b, table)
@@ -195,6 +225,12 @@ func readAt(dir int, name string, buf []byte) ([]byte, error) {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
 	defer func() { _ = unix.Close(fd) }()
+	return readFrom(fd, name, buf)
+}
+
+// readFrom reads an open file from its beginning, which makes the kernel tell
+// anew.
+func readFrom(fd int, name string, buf []byte) ([]byte, error) {
 	buf = buf[:0]
 	for {
 		if len(buf) == cap(buf) {
@@ -203,7 +239,7 @@ func readAt(dir int, name string, buf []byte) ([]byte, error) {
 			}
 			buf = append(make([]byte, 0, max(8192, 2*cap(buf))), buf...)
 		}
-		n, err := unix.Read(fd, buf[len(buf):cap(buf)])
+		n, err := unix.Pread(fd, buf[len(buf):cap(buf)], int64(len(buf)))
 		switch {
 		case err == unix.EINTR:
 		case err != nil:
@@ -212,9 +248,19 @@ func readAt(dir int, name string, buf []byte) ([]byte, error) {
 			return buf, nil
 		default:
 			buf = buf[:len(buf)+n]
+			// The kernel fills a page with whole lines before it returns
+			// (seq_read_iter), so that another line would have had room.
+			if len(buf) < seqPage-longestLine {
+				return buf, nil
+			}
 		}
 	}
 }
+
+const (
+	seqPage     = 4096 // the smallest that an architecture has
+	longestLine = 1024
+)
 
 func readlinkAt(dir int, name string) (string, error) {
 	var b [128]byte
