@@ -19,6 +19,7 @@ type expected struct {
 
 type expectedHost struct {
 	host            deployment.Host
+	heard           *host // nil: nothing was heard of it yet
 	up, clockOffset *sample.Series
 }
 
@@ -41,7 +42,9 @@ func (b *Book) expect(roster *deployment.Roster) {
 	b.expected = expected{roster: roster}
 	for _, h := range roster.Hosts() {
 		labels := sample.NewLabels(sample.Label{Name: sample.HostName, Value: h.Name})
-		b.expected.hosts = append(b.expected.hosts, expectedHost{h, labels.Of(HostUp, HostUp.Name), labels.Of(ClockOffset, ClockOffset.Name)})
+		b.expected.hosts = append(b.expected.hosts, expectedHost{
+			host: h, up: labels.Of(HostUp, HostUp.Name), clockOffset: labels.Of(ClockOffset, ClockOffset.Name),
+		})
 	}
 	for _, p := range roster.Projects() {
 		if !p.Active {

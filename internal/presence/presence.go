@@ -197,18 +197,13 @@ func (b *Book) Report(roster *deployment.Roster, now time.Time) *Report {
 	r := &Report{At: now, Hosts: make([]HostStatus, 0, len(b.expected.hosts)), Guests: make([]GuestStatus, 0, len(b.expected.guests))}
 	for i := range b.expected.hosts {
 		e := &b.expected.hosts[i]
-		status := HostStatus{Host: e.host, up: e.up, clockOffset: e.clockOffset}
-		if h := b.hosts[e.host.Name]; h != nil {
-			status.Up, status.LastSeen, status.Interval = h.fresh(h.seen, now), h.seen, h.interval
-			status.ClockOffset, status.ClockKnown = h.offset, h.offsetKnown && status.Up
-			for _, s := range h.strangers {
-				if h.fresh(s.Seen, now) {
-					status.Strangers = append(status.Strangers, s)
-				}
-			}
-			slices.SortFunc(status.Strangers, func(a, b Stranger) int { return strings.Compare(a.Name, b.Name) })
+		if e.heard == nil {
+			e.heard = b.hosts[e.host.Name]
 		}
-		r.Hosts = append(r.Hosts, status)
+		r.Hosts = append(r.Hosts, HostStatus{Host: e.host, up: e.up, clockOffset: e.clockOffset})
+		if e.heard != nil {
+			e.heard.tell(&r.Hosts[len(r.Hosts)-1], now)
+		}
 	}
 	for i := range b.expected.guests {
 		e := &b.expected.guests[i]
@@ -223,6 +218,20 @@ func (b *Book) Report(roster *deployment.Roster, now time.Time) *Report {
 		r.Guests = append(r.Guests, status)
 	}
 	return r
+}
+
+// tell completes a host's status by what was heard of it.
+func (h *host) tell(status *HostStatus, now time.Time) {
+	status.Up, status.LastSeen, status.Interval = h.fresh(h.seen, now), h.seen, h.interval
+	status.ClockOffset, status.ClockKnown = h.offset, h.offsetKnown && status.Up
+	for _, s := range h.strangers {
+		if h.fresh(s.Seen, now) {
+			status.Strangers = append(status.Strangers, s)
+		}
+	}
+	if len(status.Strangers) > 1 {
+		slices.SortFunc(status.Strangers, func(a, b Stranger) int { return strings.Compare(a.Name, b.Name) })
+	}
 }
 
 func (e *expectedGuest) status(now time.Time) GuestStatus {
