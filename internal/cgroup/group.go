@@ -345,7 +345,7 @@ func (g *Group) Close() error {
 	if g.throttled.fd != 0 {
 		errs = append(errs, unix.Close(g.throttled.fd))
 	}
-	errs = append(errs, g.limits.close()...)
+	errs = append(errs, g.closeLimits()...)
 	g.closeDisks()
 	g.files, g.throttled = nil, file{}
 	return errors.Join(errs...)

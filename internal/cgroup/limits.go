@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"encoding/binary"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -17,7 +18,8 @@ const limitsAge = 5 * time.Second
 // between.
 type limits struct {
 	groups  [][]file // the group's own first, then libvirt's inside it and those around it
-	blind   bool     // a file is not watched, so all are read each time
+	watches []int
+	blind   bool // a file is not watched, so all are read each time
 	at      time.Time
 	version uint64 // of what was read
 
@@ -83,7 +85,11 @@ func (g *Group) openAllowed(files *[]file, dir string, names map[string]func([]b
 		f, ok, err := g.openFile(path, parse)
 		if ok {
 			*files = append(*files, f)
-			g.limits.blind = !g.changes.watch(path) || g.limits.blind
+			if watch, ok := g.changes.watch(path); ok {
+				g.limits.watches = append(g.limits.watches, watch)
+			} else {
+				g.limits.blind = true
+			}
 		}
 		if err != nil {
 			return err
@@ -127,40 +133,58 @@ func smaller(a, b Value) Value {
 	return a
 }
 
-func (l *limits) close() (errs []error) {
-	for _, files := range l.groups {
+func (g *Group) closeLimits() (errs []error) {
+	for _, files := range g.limits.groups {
 		for i := range files {
 			errs = append(errs, unix.Close(files[i].fd))
 		}
 	}
-	l.groups = nil
+	g.changes.unwatch(g.limits.watches)
+	g.limits = limits{}
 	return errs
 }
 
 // changes counts how often one of the watched files was written. It does not
-// say which: they are few, and hardly ever written. A file is watched until the
-// kernel removes it, however often its group is opened.
+// say which: they are few, and hardly ever written.
 type changes struct {
-	mu    sync.Mutex
-	fd    int // 0: none yet
-	count uint64
-	buf   [4096]byte
+	mu      sync.Mutex
+	fd      int         // 0: none yet
+	watches map[int]int // how many groups want each; those of a file are one
+	count   uint64
+	buf     [4096]byte
 }
 
 // watch reports whether the kernel will tell when the file is written.
-func (c *changes) watch(path string) bool {
+func (c *changes) watch(path string) (watch int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.fd == 0 {
 		fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
 		if err != nil {
-			return false // too many instances of this user's
+			return 0, false // too many instances of this user's
 		}
-		c.fd = fd
+		c.fd, c.watches = fd, map[int]int{}
 		runtime.AddCleanup(c, func(fd int) { _ = unix.Close(fd) }, fd)
 	}
-	_, err := unix.InotifyAddWatch(c.fd, path, unix.IN_MODIFY)
-	return err == nil // else: too many watches of this user's
+	watch, err := unix.InotifyAddWatch(c.fd, path, unix.IN_MODIFY)
+	if err != nil {
+		return 0, false // too many watches of this user's
+	}
+	c.watches[watch]++
+	return watch, true
+}
+
+// unwatch gives up watches. The kernel keeps those of a group that it has
+// removed, and the memory of their files, until they are given up.
+func (c *changes) unwatch(watches []int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, watch := range watches {
+		if c.watches[watch]--; c.watches[watch] == 0 {
+			delete(c.watches, watch)
+			_, _ = unix.InotifyRmWatch(c.fd, uint32(watch))
+		}
+	}
 }
 
 // version is another number after each change. A write that has returned is
@@ -171,7 +195,7 @@ func (c *changes) version() uint64 {
 	if c.fd == 0 {
 		return c.count
 	}
-	// What one of these reads leaves is another change the next time.
+	// What these readings leave is another change the next time.
 	for range 16 {
 		n, err := unix.Read(c.fd, c.buf[:])
 		if err == unix.EINTR {
@@ -180,7 +204,23 @@ func (c *changes) version() uint64 {
 		if n <= 0 {
 			break
 		}
-		c.count++
+		if written(c.buf[:n]) {
+			c.count++
+		}
 	}
 	return c.count
+}
+
+// written reports whether one of the events says that a file was written, or
+// that some were lost.
+func written(events []byte) bool {
+	for len(events) >= unix.SizeofInotifyEvent {
+		// struct inotify_event: wd, mask, cookie, len, name.
+		mask, name := binary.NativeEndian.Uint32(events[4:]), binary.NativeEndian.Uint32(events[12:])
+		if mask&(unix.IN_MODIFY|unix.IN_Q_OVERFLOW) != 0 {
+			return true
+		}
+		events = events[min(len(events), unix.SizeofInotifyEvent+int(name)):]
+	}
+	return false
 }
