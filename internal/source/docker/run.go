@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/events"
+
+	"fanin/internal/guest"
 )
 
 const (
@@ -219,7 +221,7 @@ func (s *Source) follow(ctx context.Context) error {
 				return err
 			}
 		case now := <-tick.C:
-			tick.Reset(untilTick(now))
+			tick.Reset(guest.UntilTick(time.Second, now))
 			_ = s.health.check(now) // it logs; Sample returns the error
 			if !pinging && !now.Before(nextPing) {
 				pinging, nextPing = true, now.Add(s.Interval-time.Second/2)
@@ -231,13 +233,6 @@ func (s *Source) follow(ctx context.Context) error {
 			}
 		}
 	}
-}
-
-// untilTick is the time until the next whole second. Then the sampler's sources
-// are at work, or about to be: to wake up beside them costs a fraction of what
-// it costs in between.
-func untilTick(now time.Time) time.Duration {
-	return now.Truncate(time.Second).Add(time.Second).Sub(now)
 }
 
 // tell calls Changed when the roster is another one.

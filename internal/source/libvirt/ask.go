@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"fanin/internal/cgroup"
+	"fanin/internal/guest"
 )
 
 const (
@@ -45,7 +46,7 @@ func (a *asker) run(ctx context.Context) {
 	// Calls that are due at about the same time are made at the same time: each
 	// wake-up costs more than a call.
 	every := min(time.Second, a.s.SlowInterval/4)
-	tick := time.NewTicker(every)
+	tick := time.NewTimer(guest.UntilTick(every, time.Now()))
 	defer tick.Stop()
 	for {
 		select {
@@ -59,6 +60,7 @@ func (a *asker) run(ctx context.Context) {
 			a.idle = nil
 			return
 		case <-tick.C:
+			tick.Reset(guest.UntilTick(every, time.Now()))
 		case <-a.changed:
 		}
 		a.giveUp()

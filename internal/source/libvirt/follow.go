@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"fanin/internal/guest"
 )
 
 const (
@@ -78,7 +80,8 @@ func (s *Source) session(ctx context.Context) error {
 	if err := s.list(ctx, l); err != nil {
 		return err
 	}
-	rescan, ping := time.NewTicker(s.Rescan), time.NewTicker(max(s.Interval, time.Second))
+	every := max(s.Interval, time.Second)
+	rescan, ping := time.NewTicker(s.Rescan), time.NewTimer(guest.UntilTick(every, time.Now()))
 	defer rescan.Stop()
 	defer ping.Stop()
 	look := looker{s: s}
@@ -103,6 +106,7 @@ func (s *Source) session(ctx context.Context) error {
 			}
 			look.now()
 		case <-ping.C:
+			ping.Reset(guest.UntilTick(every, time.Now()))
 			err = s.ping(ctx, l)
 			look.again()
 		}
