@@ -35,6 +35,30 @@ var shapes = [...]shape{
 // Kubernetes, --cgroup-parent). Containers inside a container are not looked
 // for. [ErrGone] when there is none.
 func (l *Layout) Container(id string) (*Group, error) {
+	places, err := l.container(id)
+	if err != nil {
+		return nil, err
+	}
+	path := ""
+	for _, key := range keys {
+		if p, ok := places[key]; ok {
+			path = strings.TrimPrefix(p.dir, p.top)
+			break
+		}
+	}
+	return l.open(path, places, "")
+}
+
+// ContainerPID is [Group.PID] of a container's group, which is not opened.
+func (l *Layout) ContainerPID(id string) (int, error) {
+	places, err := l.container(id)
+	if err != nil {
+		return 0, err
+	}
+	return (&Group{places: places}).PID()
+}
+
+func (l *Layout) container(id string) (map[string]place, error) {
 	if id == "" || containerID(id) != id {
 		return nil, fmt.Errorf("container id %.80q: want 64 lower-case hexadecimal digits", id)
 	}
@@ -45,14 +69,7 @@ func (l *Layout) Container(id string) (*Group, error) {
 	if len(places) == 0 {
 		return nil, ErrGone
 	}
-	path := ""
-	for _, key := range keys {
-		if p, ok := places[key]; ok {
-			path = strings.TrimPrefix(p.dir, p.top)
-			break
-		}
-	}
-	return l.open(path, places, "")
+	return places, nil
 }
 
 // byShape looks in every hierarchy at the places where containers are known

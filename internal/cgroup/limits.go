@@ -3,7 +3,6 @@ package cgroup
 import (
 	"encoding/binary"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"time"
 
@@ -164,7 +163,6 @@ func (c *changes) watch(path string) (watch int, ok bool) {
 			return 0, false // too many instances of this user's
 		}
 		c.fd, c.watches = fd, map[int]int{}
-		runtime.AddCleanup(c, func(fd int) { _ = unix.Close(fd) }, fd)
 	}
 	watch, err := unix.InotifyAddWatch(c.fd, path, unix.IN_MODIFY)
 	if err != nil {
@@ -174,7 +172,7 @@ func (c *changes) watch(path string) (watch int, ok bool) {
 	return watch, true
 }
 
-// unwatch gives up watches. The kernel keeps those of a group that it has
+// unwatch gives up watches, and with the last one the descriptor. The kernel keeps those of a group that it has
 // removed, and the memory of their files, until they are given up.
 func (c *changes) unwatch(watches []int) {
 	c.mu.Lock()
@@ -184,6 +182,10 @@ func (c *changes) unwatch(watches []int) {
 			delete(c.watches, watch)
 			_, _ = unix.InotifyRmWatch(c.fd, uint32(watch))
 		}
+	}
+	if c.fd > 0 && len(c.watches) == 0 {
+		_ = unix.Close(c.fd) // a user may have 128 of them
+		c.fd = 0
 	}
 }
 

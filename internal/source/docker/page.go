@@ -170,12 +170,7 @@ func (s *Source) openNamespace(id string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	group, err := layout.Container(id)
-	if err != nil {
-		return nil, fmt.Errorf("find the container's processes: %w", err)
-	}
-	pid, err := group.PID()
-	_ = group.Close()
+	pid, err := layout.ContainerPID(id)
 	if err != nil {
 		return nil, fmt.Errorf("find the container's processes: %w", err)
 	}
