@@ -71,18 +71,24 @@ func TestOOMKills(t *testing.T) {
 		t.Errorf("the kernel counts %v OOM kills, want 1", got)
 	}
 	// Each run of the other ends with one; the counter goes on through them.
+	// The engine's count of restarts goes by, as ours lacks those that came faster
+	// than its list.
 	for n := 1.0; n <= 3; n++ {
-		p := soon(s, func(p page) error {
+		soon(s, func(p page) error {
 			if got := p[series("testbed_guest_restarts_total", "first")]; got < n {
 				return fmt.Errorf("first: %v restarts, want %v", got, n)
 			}
 			return nil
 		})
-		// Of the run that goes on there may be one more.
-		restarts := p[series("testbed_guest_restarts_total", "first")]
-		if got := ooms(p, "first"); got != restarts && got != restarts+1 {
-			t.Errorf("first: %v OOM kills after %v restarts", got, restarts)
-		}
+		least, _ := inspected(t, d, "first")
+		soon(s, func(p page) error {
+			most, _ := inspected(t, d, "first")
+			// Of the run that goes on there may be one more.
+			if got := ooms(p, "first"); got < float64(least) || got > float64(most+1) {
+				return fmt.Errorf("first: %v OOM kills, want %d to %d, as many as restarts or one more", got, least, most+1)
+			}
+			return nil
+		})
 	}
 	if restarts, _ := inspected(t, d, "first"); restarts < 3 {
 		t.Errorf("the engine counts %d restarts, want 3 or more", restarts)

@@ -139,6 +139,7 @@ func (s *Source) follow(ctx context.Context) error {
 
 		first             = true
 		listing, pinging  bool
+		again             bool // something happened while the list was made that it may lack
 		overrun           bool
 		nextList, noneTil time.Time
 		nextPing          time.Time
@@ -148,7 +149,7 @@ func (s *Source) follow(ctx context.Context) error {
 	defer s.health.abandon(callList)
 	defer s.health.abandon(callPing)
 	list := func() {
-		listing, overrun, replay = true, false, replay[:0]
+		listing, again, overrun, replay = true, false, false, replay[:0]
 		s.health.begin(callList)
 		began := time.Now()
 		go func() {
@@ -178,6 +179,7 @@ func (s *Source) follow(ctx context.Context) error {
 			// Neither event tells everything: whose network it is, whether it
 			// will be started again.
 			if m.Action == events.ActionCreate || m.Action == events.ActionDie {
+				again = again || listing
 				soon := time.Now().Add(2 * time.Second)
 				if soon.Before(noneTil) {
 					soon = noneTil
@@ -210,6 +212,9 @@ func (s *Source) follow(ctx context.Context) error {
 			}
 			now := time.Now()
 			nextList, noneTil = now.Add(s.Rescan), now.Add(max(5*time.Second, 20*now.Sub(l.began)))
+			if again && noneTil.Before(nextList) {
+				nextList = noneTil
+			}
 		case <-look.due:
 			look.begin(ctx)
 		case l := <-look.answers:
