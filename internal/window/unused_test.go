@@ -69,7 +69,6 @@ func TestUnusedMemory(t *testing.T) {
 	if !isMapped(t, at) {
 		t.Fatal("the memory of a store in use is not mapped")
 	}
-	s, all, b = nil, nil, nil
 	for deadline := time.Now().Add(10 * time.Second); isMapped(t, at); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the memory of a store that is gone is still mapped")
