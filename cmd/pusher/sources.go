@@ -107,7 +107,8 @@ func (f *sourceFlags) kinds(interval time.Duration, list *exporter.List, log *sl
 		Interval: interval, ProcRoot: f.procfs, Log: log,
 	}
 	f.exporter.apply(pages)
-	if containers.Changed = pages.Look; list != nil {
+	containers.Changed = pages.Look
+	if list != nil {
 		list.Changed = pages.Look
 	}
 	return []kind{

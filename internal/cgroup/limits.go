@@ -172,8 +172,9 @@ func (c *changes) watch(path string) (watch int, ok bool) {
 	return watch, true
 }
 
-// unwatch gives up watches, and with the last one the descriptor. The kernel keeps those of a group that it has
-// removed, and the memory of their files, until they are given up.
+// unwatch gives up watches, and with the last one the descriptor. The kernel
+// keeps those of a group that it has removed, and the memory of their files,
+// until they are given up.
 func (c *changes) unwatch(watches []int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,7 +43,8 @@ type Pages struct {
 	Window *window.Store
 
 	// Now returns points that stand for the moment of the scrape and carry
-	// no timestamp. None of their families is in the window.
+	// no timestamp, in a slice that is the caller's. None of their families is in
+	// the window.
 	Now func() []sample.Point
 
 	Nodes     func() []Node // those that ?node=NAME may name; nil: none
@@ -165,11 +167,9 @@ func (p *Pages) node(name string) (silent, known bool) {
 
 func (p *Pages) write(w http.ResponseWriter, r *http.Request, match func(sample.Owner) bool, points []sample.Point) error {
 	format, contentType := negotiate(r.Header)
-	var now []sample.Point
-	for _, point := range p.Now() {
-		if match == nil || match(*point.Series.Owner()) {
-			now = append(now, point)
-		}
+	now := p.Now()
+	if match != nil {
+		now = slices.DeleteFunc(now, func(point sample.Point) bool { return !match(*point.Series.Owner()) })
 	}
 	header := w.Header()
 	header.Set("Content-Type", contentType)

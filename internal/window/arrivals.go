@@ -185,9 +185,9 @@ func (a *arrivals) release(b *block) {
 	}
 }
 
-// remove takes the oldest block out, to be used again; when it is lent, as soon
-// as nobody looks at it any more.
-func (a *arrivals) remove(lent bool) {
+// remove takes the oldest block out, to be used again as soon as nobody looks at
+// it any more.
+func (a *arrivals) remove(looking *looking) {
 	b := a.blocks[0]
 	if a.collected > 0 {
 		a.collected--
@@ -202,7 +202,11 @@ func (a *arrivals) remove(lent bool) {
 	a.start = b.end()
 	a.bytes -= blockBytes + int64(len(b.shares))*shareBytes
 	clear(b.shares)
-	a.unused.put(b, lent)
+	if looking.over(looking.begun) {
+		a.unused.put(b)
+	} else {
+		a.unused.lend(b, looking.begun)
+	}
 }
 
 // idle reports whether the oldest block is complete and older than t.

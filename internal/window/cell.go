@@ -64,9 +64,10 @@ func (c *cell) endsAt() int64 {
 
 // ending is one end of a series; it is void when the series has gone on.
 type ending struct {
-	cell *cell
-	last Position
-	at   int64
+	cell  *cell
+	last  Position
+	at    int64
+	begun uint64 // of [looking], when the series' points were gone
 }
 
 func (e ending) stands() bool { return e.cell.ended && e.cell.last == e.last }
@@ -79,7 +80,7 @@ func (c *cell) bytes() int64 {
 
 func (s *Store) add(series *sample.Series) *cell {
 	var c *cell
-	if n := len(s.free); n > 0 && s.pages == 0 {
+	if n := len(s.free); n > 0 {
 		c = s.cells.at(s.free[n-1])
 		s.free = s.free[:n-1]
 		*c = cell{ref: c.ref, after: c.ref}

@@ -92,7 +92,7 @@ func (s *Store) Next(dst []sample.Point, id ReaderID, q Request) (*Page, error) 
 	order := s.sorted()
 	from := r.confirmed
 	r.pending = p
-	s.pages++
+	number := s.looking.begin()
 	s.mu.Unlock()
 
 	points := slices.Grow(dst[:0], int(p.shown))[:p.shown]
@@ -127,9 +127,8 @@ func (s *Store) Next(dst []sample.Point, id ReaderID, q Request) (*Page, error) 
 	}
 	p.Points = points
 	s.mu.Lock()
-	if s.pages--; s.pages == 0 {
-		s.log.unused.returned()
-	}
+	s.looking.end(number)
+	s.log.unused.returned(&s.looking)
 	s.mu.Unlock()
 	return p, nil
 }

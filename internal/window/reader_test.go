@@ -325,32 +325,73 @@ func TestReadersAreFewAndForgotten(t *testing.T) {
 	}
 }
 
-// Ended series are given up with their points, their slots are used again,
-// and nothing grows.
+// Ended series are given up with their points, their cells and blocks are used
+// again, and nothing grows; nor does it when there is always some page that is not
+// done.
 func TestChurn(t *testing.T) {
-	s := Store{MaxBytes: MinBytes}
-	now := start
-	for i := range 300 {
-		var points []sample.Point
-		for j := range 100 {
-			points = append(points, sample.Point{Series: of("h", fmt.Sprint(i, "-", j)), T: int64(i)})
-		}
-		if n, _, err := s.Append(points, now, time.Second, nil); n != 100 || err != nil {
-			t.Fatalf("round %d: %d, %v", i, n, err)
-		}
-		p := next(t, &s, first, Request{Now: now, Markers: true})
-		if err := p.Confirm(false); err != nil {
-			t.Fatal(err)
-		}
-		now = now.Add(time.Minute)
-		s.Sweep(now, anyone)
-		if got := s.Tally().Bytes; got > MinBytes {
-			t.Fatalf("round %d: %d bytes", i, got)
-		}
+	for _, overlapping := range []bool{false, true} {
+		t.Run(fmt.Sprint("overlapping=", overlapping), func(t *testing.T) {
+			s := Store{MaxBytes: MinBytes}
+			now := start
+			for i := range 300 {
+				before := s.looking.begun
+				if overlapping {
+					s.looking.begin()
+				}
+				var points []sample.Point
+				for j := range 100 {
+					points = append(points, sample.Point{Series: of("h", fmt.Sprint(i, "-", j)), T: int64(i)})
+				}
+				if n, _, err := s.Append(points, now, time.Second, nil); n != 100 || err != nil {
+					t.Fatalf("round %d: %d, %v", i, n, err)
+				}
+				p := next(t, &s, first, Request{Now: now, Markers: true})
+				if err := p.Confirm(false); err != nil {
+					t.Fatal(err)
+				}
+				now = now.Add(time.Minute)
+				s.Sweep(now, anyone)
+				if got := s.Tally().Bytes; got > MinBytes {
+					t.Fatalf("round %d: %d bytes", i, got)
+				}
+				if overlapping && i > 0 {
+					s.looking.end(before - 1) // the round's before; the number between is next's
+				}
+			}
+			s.Newest(nil, nil)
+			if s.Len() != 0 || s.byKey.Len() > 12_000 || s.cells.n > 12_000 || len(s.order.refs) > 12_000 || len(s.owners) > 30_000 {
+				t.Fatalf("got %d live, %d known, %d cells, %d in order, %d owners", s.Len(), s.byKey.Len(), s.cells.n, len(s.order.refs), len(s.owners))
+			}
+			if got := len(s.log.unused.lent); got > 2 {
+				t.Fatalf("%d blocks wait for pages that are long done", got)
+			}
+		})
 	}
-	s.Newest(nil, nil)
-	if s.Len() != 0 || s.byKey.Len() > 12_000 || s.cells.n > 12_000 || len(s.order.refs) > 12_000 || len(s.owners) > 30_000 {
-		t.Fatalf("got %d live, %d known, %d cells, %d in order, %d owners", s.Len(), s.byKey.Len(), s.cells.n, len(s.order.refs), len(s.owners))
+}
+
+// A series whose points were there when a page began is not given up before that
+// page is done, however long ago it ended.
+func TestPagesKeepTheirSeries(t *testing.T) {
+	s := Store{}
+	put(t, &s, of("h", "a"), 1)
+	number := s.looking.begin()
+	later := start.Add(time.Hour)
+	s.Sweep(later, anyone) // it ends
+	if err := next(t, &s, first, Request{Now: later, Markers: true}).Confirm(false); err != nil {
+		t.Fatal(err)
+	}
+	later = later.Add(defaultGrace + rememberFor)
+	s.Sweep(later, anyone)
+	later = later.Add(defaultGrace + rememberFor)
+	s.Sweep(later, anyone)
+	if !s.known(0) || len(s.remembered) == 0 {
+		t.Fatal("the series is given up, and a page may still name it")
+	}
+	s.looking.begin() // began when its points were gone
+	s.looking.end(number)
+	s.Sweep(later, anyone)
+	if s.known(0) {
+		t.Fatal("the series is still kept, and no page can name it")
 	}
 }
 

@@ -59,7 +59,7 @@ func (s *Store) trim() {
 		all = min(all, s.watched.to)
 	}
 	for len(s.log.blocks) > 0 && s.log.blocks[0].end() <= all {
-		s.log.remove(s.pages > 0)
+		s.log.remove(&s.looking)
 	}
 	s.settle()
 }
@@ -114,7 +114,7 @@ func (s *Store) drop() {
 			s.about(r.id).Warn("reader lags behind and loses points: the window is full and another reader has them", "last_seen", r.seen)
 		}
 	}
-	s.log.remove(s.pages > 0)
+	s.log.remove(&s.looking)
 	s.settle()
 }
 

@@ -22,9 +22,15 @@ const (
 // for nothing.
 type unused struct {
 	warm, cold []*block // the words of cold ones are the system's until they are written
-	lent       []*block // somebody may still look at them
-	fresh      []words  // that no block has had yet
+	lent       []lent
+	fresh      []words // that no block has had yet
 	mapped     *mapped
+}
+
+// lent is a block at which pages may still look that had begun by then.
+type lent struct {
+	block *block
+	begun uint64
 }
 
 // take is an empty block.
@@ -50,24 +56,26 @@ func (u *unused) take() *block {
 }
 
 // put takes a block back.
-func (u *unused) put(b *block, lent bool) {
-	switch {
-	case lent:
-		u.lent = append(u.lent, b)
-	case len(u.warm) < maxWarm:
+func (u *unused) put(b *block) {
+	if len(u.warm) < maxWarm {
 		u.warm = append(u.warm, b)
-	default:
-		giveBack(b.words)
-		u.cold = append(u.cold, b)
+		return
 	}
+	giveBack(b.words)
+	u.cold = append(u.cold, b)
 }
 
-// returned says that nobody looks at any block that was taken out.
-func (u *unused) returned() {
-	for _, b := range u.lent {
-		u.put(b, false)
+// lend takes a block back that pages which have begun may look at.
+func (u *unused) lend(b *block, begun uint64) { u.lent = append(u.lent, lent{b, begun}) }
+
+// returned puts the blocks back that nobody looks at any more.
+func (u *unused) returned(looking *looking) {
+	n := 0
+	for n < len(u.lent) && looking.over(u.lent[n].begun) {
+		u.put(u.lent[n].block)
+		n++
 	}
-	u.lent = slices.Delete(u.lent, 0, len(u.lent))
+	u.lent = slices.Delete(u.lent, 0, n)
 }
 
 // mapped is the memory of one store. It is unmapped when the store can not be

@@ -22,15 +22,22 @@ func TestUnusedBlocks(t *testing.T) {
 		b.put(1, 2)
 		b.shares = append(b.shares, share{words: 3})
 	}
-	u.put(first, true)
+	var l looking
+	one := l.begin()
+	u.lend(first, l.begun)
+	two := l.begin()
+	l.end(two)
+	u.returned(&l)
 	if b := u.take(); b.words == first.words {
 		t.Fatal("a lent block was taken")
 	}
-	u.put(second, false)
+	u.put(second)
 	if b := u.take(); b.words != second.words || b.n != 0 || b.runs != 0 || len(b.shares) != 0 || b.left != blockWords {
 		t.Fatalf("got %p with %d points in %d runs of %d senders, %d words left, want %p, empty", b.words, b.n, b.runs, len(b.shares), b.left, second.words)
 	}
-	u.returned()
+	l.begin()
+	l.end(one)
+	u.returned(&l)
 	if b := u.take(); b.words != first.words {
 		t.Fatal("a block that was returned is not used again")
 	}
@@ -51,7 +58,7 @@ func TestUnusedMemory(t *testing.T) {
 		all = append(all, b)
 	}
 	for _, b := range all {
-		s.log.unused.put(b, false)
+		s.log.unused.put(b)
 	}
 	if got := len(s.log.unused.cold); got != 10 {
 		t.Fatalf("%d blocks are cold, want 10", got)

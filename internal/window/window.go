@@ -100,7 +100,7 @@ type Store struct {
 	order   order
 	log     arrivals
 	readers map[ReaderID]*reader
-	pages   int // being put together: neither cells nor blocks are used again meanwhile
+	looking looking
 	tally   Tally
 	first   time.Time // when the first point came
 	newest  time.Time // the latest time that was seen
@@ -287,7 +287,7 @@ func (s *Store) end(c *cell, now int64, from *sender) {
 	c.charged = true
 	s.log.bytes += c.bytes()
 	c.last = s.log.append(c.ref, c.endsAt(), math.Float64frombits(staleNaN), now, from)
-	s.waiting = append(s.waiting, ending{c, c.last, now})
+	s.waiting = append(s.waiting, ending{cell: c, last: c.last, at: now})
 }
 
 func (s *Store) revive(c *cell) {
@@ -363,20 +363,18 @@ func (s *Store) settle() {
 		s.waiting = s.waiting[1:]
 		if e.stands() {
 			s.discharge(e.cell)
+			e.begun = s.looking.begun
 			s.remembered = append(s.remembered, e)
 		}
 	}
 }
 
-// forget gives up the series that ended long ago. A page under way may still
-// name slots.
+// forget gives up the series that ended long ago. A page under way that began
+// when their points were still there may name their cells.
 func (s *Store) forget(now int64) {
-	if s.pages > 0 {
-		return
-	}
 	for len(s.remembered) > 0 {
 		e := s.remembered[0]
-		if e.stands() && now-e.at < int64(rememberFor) && len(s.remembered) <= maxEnded {
+		if e.stands() && now-e.at < int64(rememberFor) && len(s.remembered) <= maxEnded || !s.looking.over(e.begun) {
 			break
 		}
 		s.remembered = s.remembered[1:]
