@@ -31,12 +31,14 @@ var _ [64 - unsafe.Sizeof(cell{})]struct{} // a line of the processor's cache
 // table is all cells by number. Those of one sender stand side by side, in the
 // order in which they came first, which is mostly the order in which they come
 // again. A cell never moves, and the table never shrinks: places are used again.
+// Its pieces are large, as a page jumps to and fro in it, and a table that lies
+// all over the memory costs a translation of addresses each time.
 type table struct {
 	chunks []*[chunkCells]cell
 	n      uint32
 }
 
-const chunkCells = 1 << 10
+const chunkCells = 1 << 13
 
 func (t *table) at(ref uint32) *cell { return &t.chunks[ref/chunkCells][ref%chunkCells] }
 
