@@ -130,7 +130,7 @@ func (s *simulation) growing(out io.Writer) error {
 const sameGuests = 1000
 
 // spread: the same guests and series, on more and more nodes. It returns how
-// many times the least page costs the most.
+// many times the cheapest page the dearest costs.
 func (s *simulation) spread(out io.Writer) (float64, error) {
 	var gateways []*gateway
 	var all []costs
