@@ -33,18 +33,18 @@ func (g *Group) openLimits(nested string) error {
 	one := map[string]func([]byte, *reading){"cpu.cfs_quota_us": parseCFSQuota, "cpu.cfs_period_us": parseCFSPeriod}
 	version2, has2 := g.places[unified]
 	version1, has1 := g.places["cpu"]
-	var own []file
+	g.limits.groups = make([][]file, 1)
+	own := &g.limits.groups[0] // in its place from the start, so that Close finds what an error leaves
 	if has2 {
-		if err := g.openAllowed(&own, version2.dir, two); err != nil {
+		if err := g.openAllowed(own, version2.dir, two); err != nil {
 			return err
 		}
 	}
 	if has1 {
-		if err := g.openAllowed(&own, version1.dir, one); err != nil {
+		if err := g.openAllowed(own, version1.dir, one); err != nil {
 			return err
 		}
 	}
-	g.limits.groups = append(g.limits.groups, own)
 	around := func(dir string, names map[string]func([]byte, *reading)) error {
 		var files []file
 		err := g.openAllowed(&files, dir, names)

@@ -443,6 +443,33 @@ func TestReadFollowsChanges(t *testing.T) {
 	})
 }
 
+// A group that can not be opened whole leaves nothing open.
+func TestFailedOpenLeavesNothing(t *testing.T) {
+	folder, id := t.TempDir(), newID(t)
+	own := filepath.Join(folder, "kubepods/pod1", id)
+	write(t, filepath.Join(own, "memory.max"), "max\n")
+	write(t, filepath.Join(own, "memory.current"), "2000\n")
+	if err := os.Mkdir(filepath.Join(own, "cpu.max"), 0o755); err != nil { // which can be opened and not read
+		t.Fatal(err)
+	}
+	l := onHost(t, folder, mounts2, nil)
+	for range 20 {
+		if g, err := l.Container(id); err == nil {
+			t.Fatalf("got %s, want an error", g.Path())
+		}
+	}
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		target, _ := os.Readlink("/proc/self/fd/" + e.Name())
+		if strings.HasPrefix(target, folder) || strings.Contains(target, "inotify") {
+			t.Errorf("%s is still open", target)
+		}
+	}
+}
+
 // inMemory changes a file by a mapping of it, which inotify does not tell.
 func inMemory(t *testing.T, name, text string) {
 	t.Helper()

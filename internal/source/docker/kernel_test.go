@@ -1,6 +1,7 @@
 package docker_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -20,7 +21,10 @@ func TestKernelsOwnNumbers(t *testing.T) {
 	id := d.Run(t, "busy", rig.Container{CPUs: 0.3, Memory: 64 << 20}, "busy", "3")
 	s := &docker.Source{Host: d.Host(), Interval: 30 * time.Second}
 	follow(t, s)
-	watching(t, s).soon(up("busy"))
+	rig.Eventually(t, patience, func() error {
+		p, err := take(s)
+		return errors.Join(err, up("busy")(p))
+	})
 	time.Sleep(2 * time.Second)
 
 	// value is the word behind key, on the line that begins with one, in the

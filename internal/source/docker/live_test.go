@@ -121,8 +121,8 @@ type watch struct {
 	errs []error
 }
 
-// watching starts a watch. An error of any of its samples fails the test at
-// its end.
+// watching starts a watch, beside which nobody else may sample: Sample is one
+// goroutine's. An error of any of its samples fails the test at its end.
 func watching(t *testing.T, s *docker.Source) *watch {
 	t.Helper()
 	w := &watch{t: t}
