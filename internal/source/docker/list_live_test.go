@@ -62,9 +62,10 @@ func slowLists(t *testing.T, d *rig.Docker, answered chan<- struct{}, released <
 // What was created after the engine had made its list, and before the list
 // came, can be reached after the next one, for which nobody waits half a minute.
 func TestCreatedWhileTheListIsMade(t *testing.T) {
+	t.Parallel()
 	engine := rig.Dockerd(t)
 	answered, released := make(chan struct{}, 1), make(chan struct{})
-	s := &docker.Source{Host: slowLists(t, engine, answered, released), Rescan: time.Hour}
+	s := &docker.Source{Host: slowLists(t, engine, answered, released), Interval: 30 * time.Second, Rescan: time.Hour}
 	follow(t, s)
 	select {
 	case <-answered:
@@ -73,6 +74,27 @@ func TestCreatedWhileTheListIsMade(t *testing.T) {
 	}
 	engine.Run(t, "web", rig.Container{}, "idle")
 	close(released)
+	rig.Eventually(t, patience, func() error {
+		if _, ok := s.Inside("web"); !ok {
+			return errors.New("nobody knows how to reach web")
+		}
+		return nil
+	})
+}
+
+// What was created long ago can be reached soon after its start, too.
+func TestStartedLongAfterItWasCreated(t *testing.T) {
+	t.Parallel()
+	engine := rig.Dockerd(t)
+	s := &docker.Source{Host: engine.Host(), Interval: 30 * time.Second, Rescan: time.Hour}
+	follow(t, s)
+	engine.Create(t, "web", rig.Container{}, "idle")
+	rig.Eventually(t, patience, func() error {
+		p, err := take(s)
+		return errors.Join(err, down("web", "created")(p))
+	})
+	time.Sleep(8 * time.Second) // the list that its creation asks for is over
+	engine.Do(t, "web", "start")
 	rig.Eventually(t, patience, func() error {
 		if _, ok := s.Inside("web"); !ok {
 			return errors.New("nobody knows how to reach web")

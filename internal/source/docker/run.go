@@ -176,9 +176,10 @@ func (s *Source) follow(ctx context.Context) error {
 			if m.Action == events.ActionDie {
 				ends.note(m.Actor.ID)
 			}
-			// Neither event tells everything: whose network it is, whether it
-			// will be started again.
-			if m.Action == events.ActionCreate || m.Action == events.ActionDie {
+			// None of these tells everything: whose network it is and with which
+			// addresses, whether it will be started again.
+			switch m.Action {
+			case events.ActionCreate, events.ActionStart, events.ActionDie:
 				again = again || listing
 				soon := time.Now().Add(2 * time.Second)
 				if soon.Before(noneTil) {
