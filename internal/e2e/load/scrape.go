@@ -20,6 +20,10 @@ type scraping struct {
 	every  time.Duration
 }
 
+// pageRoom is written to before the first page comes: to find memory for one is
+// not what the other side takes.
+const pageRoom = 32 << 20
+
 // scraped is the line of a run.
 type scraped struct {
 	Kind    string         `json:"kind"`
@@ -50,6 +54,7 @@ func (s *scraping) run(ctx context.Context, limit bounds) (*scraped, error) {
 	defer client.CloseIdleConnections()
 	report := &scraped{Kind: "scrape", URL: s.url, Format: s.format, Answers: map[string]int{}}
 	var page bytes.Buffer
+	page.Write(make([]byte, pageRoom))
 	var took []time.Duration
 	packed := false
 	begin := time.Now()
