@@ -72,9 +72,9 @@ func run[T any](t *testing.T, load string, args ...string) (report T) {
 func TestEverythingArrives(t *testing.T) {
 	rig.Need(t, "go")
 	load, gateway := program(t, "fanin/internal/e2e/load"), program(t, "fanin/cmd/gateway")
-	f := fleet.Fleet{Nodes: 3, Guests: 2, Series: 30}
-	sizes := []string{"--nodes=3", "--guests=2", "--series=30"}
-	const ticks = 4
+	f := fleet.Fleet{Nodes: 5, Guests: 2, Series: 30} // more than there are connections
+	sizes := []string{"--nodes=5", "--guests=2", "--series=30"}
+	const ticks = 8
 	for _, protocol := range []string{"1", "2"} {
 		t.Run("protocol "+protocol, func(t *testing.T) {
 			states := t.TempDir()
@@ -92,6 +92,10 @@ func TestEverythingArrives(t *testing.T) {
 			if want := ticks * f.Total(); got.Samples != want || got.Written != want || got.Said != "" || got.Answers["204"] != ticks*f.Nodes {
 				t.Errorf("gateway: got %+v, want %d samples written", got, want)
 			}
+			got = run[pushed](t, load, append(push, fmt.Sprint("--first-tick=", ticks), "http://"+address+"/api/v1/write")...)
+			if want := ticks * f.Total(); got.Written != want || got.Said != "" {
+				t.Errorf("going on: got %+v, want %d samples written", got, want)
+			}
 			for _, format := range []string{"plain", "gzip", "openmetrics", "protobuf"} {
 				page := run[scraped](t, load, "scrape", "--format="+format, "--requests=3", "http://"+address+"/metrics/testbed")
 				// The guests' and hosts' own word for whether they are up is there too.
@@ -99,9 +103,9 @@ func TestEverythingArrives(t *testing.T) {
 					t.Errorf("%s: got %+v, want at least %d samples", format, page, want)
 				}
 			}
-			paced := run[pushed](t, load, append(push, "--rate=1000", "--duration=2s", "--first-tick=10", "--pusher", "http://"+address+"/api/v1/write")...)
+			paced := run[pushed](t, load, append(push, "--rate=2000", "--duration=4s", "--first-tick=20", "--pusher", "http://"+address+"/api/v1/write")...)
 			if want := ticks * f.Total(); paced.Samples != want || paced.Written != want || paced.Seconds < 0.3 {
-				t.Errorf("paced: got %+v, want %d samples written in about 0.7 s", paced, want)
+				t.Errorf("paced: got %+v, want %d samples written in about 1.2 s", paced, want)
 			}
 			churn := run[pushed](t, load, append(push, "--churn", "http://"+address+"/api/v1/write")...)
 			page := run[scraped](t, load, "scrape", "--requests=1", "http://"+address+"/metrics/testbed")

@@ -115,15 +115,17 @@ func (p *pushing) run(ctx context.Context, limit bounds) (*pushed, error) {
 	var group sync.WaitGroup
 	client := client()
 	defer client.CloseIdleConnections()
+	served, sent := 0, 0
 	for i := range tallies {
 		var mine []*node
 		for n := i; n < len(nodes); n += p.senders {
 			mine = append(mine, nodes[n])
 		}
-		share := limit.requests / p.senders
-		if i < limit.requests%p.senders {
-			share++
-		}
+		// As many for each node, so that a run that goes on begins with the next tick
+		// of all.
+		served += len(mine)
+		share := limit.requests*served/len(nodes) - sent
+		sent += share
 		group.Go(func() { p.send(ctx, client, mine, begin, share, &tallies[i]) })
 	}
 	group.Wait()
@@ -176,7 +178,7 @@ func (p *pushing) send(ctx context.Context, client *http.Client, nodes []*node, 
 	var pause time.Duration
 	if p.rate > 0 {
 		body := float64(p.fleet.Guests * p.fleet.Series)
-		pause = time.Duration(body * float64(p.senders) / p.rate * float64(time.Second))
+		pause = time.Duration(body * float64(p.fleet.Nodes) / float64(len(nodes)) / p.rate * float64(time.Second))
 	}
 	from := begin.Add(-past)
 	for i := range requests {
