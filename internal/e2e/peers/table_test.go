@@ -177,5 +177,22 @@ func machine() string {
 		_ = syscall.Getppid()
 	}
 	call := time.Since(began) / calls
-	return fmt.Sprintf("%s, %s, %d processors, %s, a system call takes %s, load average %s", time.Now().UTC().Format("2006-01-02 15:04"), model, runtime.NumCPU(), runtime.Version(), call, first)
+	return fmt.Sprintf("%s, %s, %d processors, %s, a system call takes %s and a page of fresh memory %s, load average %s",
+		time.Now().UTC().Format("2006-01-02 15:04"), model, runtime.NumCPU(), runtime.Version(), call, freshPage(), first)
+}
+
+// freshPage is what it takes to write to a page of memory for the first time.
+func freshPage() time.Duration {
+	const pages = 4096
+	size := os.Getpagesize()
+	memory, err := syscall.Mmap(-1, 0, pages*size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = syscall.Munmap(memory) }()
+	began := time.Now()
+	for i := 0; i < len(memory); i += size {
+		memory[i] = 1
+	}
+	return time.Since(began) / pages
 }
