@@ -79,7 +79,7 @@ func (h *Handler) prepare() {
 	h.once.Do(func() {
 		h.senders = newSenders()
 		h.reading = make(chan struct{}, maxReading)
-		h.decoding = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
+		h.decoding = make(chan struct{}, 2*runtime.NumCPU())
 		h.metrics = newMetrics()
 		if h.MaxBody <= 0 {
 			h.MaxBody = defaultMaxBody

@@ -24,7 +24,7 @@ func TestOnlyLoopback(t *testing.T) {
 			t.Errorf("%q: %v, want it to be driven: %v", url, err, want)
 		}
 	}
-	if err := drain(t.Context(), "0.0.0.0:0"); err == nil {
+	if err := (&sink{address: "0.0.0.0:0"}).drain(t.Context()); err == nil {
 		t.Error("the sink listens to everybody")
 	}
 }
@@ -142,6 +142,18 @@ func TestSinkTakesEverything(t *testing.T) {
 		}
 		return nil
 	})
+	address = fmt.Sprintf("127.0.0.1:%d", rig.FreePort(t))
+	rig.Start(t, load, "sink", "--decompress", address)
+	rig.Eventually(t, 5*time.Second, func() error {
+		got := run[pushed](t, load, "push", "--nodes=2", "--guests=1", "--series=25", "--requests=4", "http://"+address)
+		if got.Samples != 100 || got.Answers["204"] != 4 {
+			return fmt.Errorf("got %+v, want 100 samples", got)
+		}
+		return nil
+	})
+	if got := run[pushed](t, load, "text", "--nodes=2", "--guests=1", "--series=25", "--requests=4", "http://"+address); got.Answers["400"] != 4 {
+		t.Errorf("text passes for what is compressed: %+v", got)
+	}
 	if out, err := exec.Command(load, "push", "http://10.0.0.1:9090/api/v1/write").CombinedOutput(); err == nil || !strings.Contains(string(out), "loopback") {
 		t.Errorf("another machine is driven: %v %s", err, out)
 	}

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -54,25 +52,4 @@ func client() *http.Client {
 			WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10,
 		},
 	}
-}
-
-// drain listens until the context ends, and answers 204 to everything, in the
-// way of a receiver of remote write 2.0.
-func drain(ctx context.Context, address string) error {
-	if err := onLoopback(address); err != nil {
-		return err
-	}
-	server := &http.Server{
-		Addr: address, ReadHeaderTimeout: 5 * time.Second,
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			_, _ = io.Copy(io.Discard, r.Body)
-			w.Header().Set("X-Prometheus-Remote-Write-Samples-Written", "0") // it does not look
-			w.WriteHeader(http.StatusNoContent)
-		}),
-	}
-	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
-	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
 }

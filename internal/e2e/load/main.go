@@ -44,7 +44,7 @@ func main() {
 		dir   string
 		p     pushing
 		s     scraping
-		sink  string
+		takes sink
 
 		version = "1"
 	)
@@ -88,7 +88,8 @@ func main() {
 	scrapeCmd.Flag("every", "From the beginning of one page to that of the next; 0: without a pause.").DurationVar(&s.every)
 
 	sinkCmd := app.Command("sink", "Take everything.")
-	sinkCmd.Arg("address", "To listen on: on loopback.").Required().StringVar(&sink)
+	sinkCmd.Arg("address", "To listen on: on loopback.").Required().StringVar(&takes.address)
+	sinkCmd.Flag("decompress", "Read bodies into memory and decompress them.").BoolVar(&takes.decompress)
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -96,7 +97,7 @@ func main() {
 	var err error
 	switch command := kingpin.MustParse(app.Parse(os.Args[1:])); command {
 	case sinkCmd.FullCommand():
-		err = drain(ctx, sink)
+		err = takes.drain(ctx)
 	case scrapeCmd.FullCommand():
 		if err = limit.check(); err == nil {
 			report, err = s.run(ctx, limit)

@@ -129,6 +129,9 @@ func (y *yard) measure(b *testing.B, p *peer) {
 			r.Stop(stopGrace)
 		}
 	}
+	if p.floor {
+		return
+	}
 	for i, protocol := range p.protocols {
 		if protocol != text {
 			b.Run("churn/protocol="+protocol, func(b *testing.B) { y.churn(b, p, protocol) })

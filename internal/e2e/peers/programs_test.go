@@ -26,6 +26,7 @@ type peer struct {
 	formats   []string // of the page
 	named     string   // the page of a reader that must have every sample
 	dear      bool     // it is driven for a shorter time
+	floor     bool     // it only takes, and is no program that anybody uses
 
 	arguments func(address, dir string) []string
 	versionBy string // what makes it say its version
@@ -64,6 +65,10 @@ func (y *yard) peers(b *testing.B) []*peer {
 			arguments: func(address, dir string) []string {
 				return []string{"--web.listen-address=" + address, "--testbedos.settings=", "--state.glob=" + dir + "/*-state.json"}
 			},
+		},
+		{
+			name: "net/http and snappy alone", note: "reads, decompresses and forgets", path: y.load, protocols: []string{"1", "2"}, floor: true,
+			arguments: func(address, _ string) []string { return []string{"sink", "--decompress", address} },
 		},
 		prometheus("prometheus-3", rig.Prometheus3Binary(b), "1", "2"),
 		prometheus("prometheus-2", found("prometheus"), "1"),
