@@ -24,7 +24,7 @@ func TestHashTellsApart(t *testing.T) {
 		}
 	}
 	for n := 1; n <= 40; n++ {
-		for k := 0; k <= 20; k++ {
+		for k := range 21 {
 			both := bytes.Repeat([]byte{0xa5}, n+k)
 			for i := range both {
 				for bit := range 8 {
