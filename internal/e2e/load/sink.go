@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -10,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/golang/snappy"
+	"fanin/internal/e2e/fleet"
 )
 
 // sink takes everything and keeps nothing, and answers 204 in the way of a
@@ -55,30 +54,10 @@ func discard(body io.Reader) error {
 	return err
 }
 
-const maxBody = 8 << 20
-
-// buffers are what one request needs.
-type buffers struct {
-	packed bytes.Buffer
-	raw    []byte
-}
-
-var spare = sync.Pool{New: func() any { return &buffers{} }}
+var spare = sync.Pool{New: func() any { return &fleet.Decompressor{} }}
 
 func decompress(body io.Reader) error {
-	b, _ := spare.Get().(*buffers)
-	defer spare.Put(b)
-	b.packed.Reset()
-	if _, err := b.packed.ReadFrom(io.LimitReader(body, maxBody)); err != nil {
-		return err
-	}
-	size, err := snappy.DecodedLen(b.packed.Bytes())
-	if err != nil || size > maxBody {
-		return errors.Join(err, errors.New("not a snappy block of at most 8 MiB"))
-	}
-	if size > cap(b.raw) {
-		b.raw = make([]byte, size)
-	}
-	_, err = snappy.Decode(b.raw[:cap(b.raw)], b.packed.Bytes())
-	return err
+	d, _ := spare.Get().(*fleet.Decompressor)
+	defer spare.Put(d)
+	return d.Read(body)
 }
