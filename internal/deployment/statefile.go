@@ -25,20 +25,20 @@ func (w *Watcher) StateFile(project string) ([]byte, error) {
 	}
 	done := make(chan read, 1)
 	go func() {
-		defer w.reading.Unlock()
-		var last *Error
+		var got read
 		for range retries {
 			l := readFile(path, MaxFileBytes, signature{})
-			if last = l.err; last == nil {
-				_, last = parseState(l.data, project)
+			got = read{data: l.data, err: l.err}
+			if got.err == nil {
+				_, got.err = parseState(l.data, project)
 			}
-			if last == nil {
-				done <- read{data: l.data}
-				return
+			if got.err == nil {
+				break
 			}
 			time.Sleep(retryEvery)
 		}
-		done <- read{err: last}
+		w.reading.Unlock() // who asks again as soon as this is told finds it free
+		done <- got
 	}()
 	timer := time.NewTimer(readWithin)
 	defer timer.Stop()

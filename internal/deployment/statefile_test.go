@@ -23,6 +23,13 @@ func TestStateFile(t *testing.T) {
 		}
 	}
 
+	// Nor does one call stand in the way of the next.
+	for range 1000 {
+		if _, err := w.StateFile("signal"); err != nil {
+			t.Fatal(err)
+		}
+	}
+
 	// One that is being rewritten is waited for.
 	s.write(s.statePath("signal"), want[:len(want)/2])
 	time.AfterFunc(2*retryEvery, func() { s.state("signal", "web") })
