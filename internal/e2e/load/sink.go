@@ -26,14 +26,16 @@ func (s *sink) drain(ctx context.Context) error {
 	if err := onLoopback(s.address); err != nil {
 		return err
 	}
-	read := discard
 	if s.decompress {
 		runtime.GOMAXPROCS((runtime.GOMAXPROCS(0) + 1) / 2)
-		read = decompress
 	}
 	server := &http.Server{
 		Addr: s.address, ReadHeaderTimeout: 5 * time.Second,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			read := discard
+			if s.decompress && r.Method == http.MethodPost {
+				read = decompress
+			}
 			if err := read(r.Body); err != nil {
 				http.Error(w, err.Error(), http.StatusBadRequest)
 				return

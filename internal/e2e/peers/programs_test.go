@@ -67,7 +67,7 @@ func (y *yard) peers(b *testing.B) []*peer {
 			},
 		},
 		{
-			name: "net/http and snappy alone", note: "reads, decompresses and forgets", path: y.load, protocols: []string{"1", "2"}, floor: true,
+			name: "HTTP and snappy alone", note: "reads, decompresses and forgets", path: y.load, protocols: []string{"1", "2"}, floor: true,
 			arguments: func(address, _ string) []string { return []string{"sink", "--decompress", address} },
 		},
 		prometheus("prometheus-3", rig.Prometheus3Binary(b), "1", "2"),
