@@ -115,7 +115,8 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	// what waits for it are saved. Half of the processors are the others' on this
 	// host. What comes in is many small pieces: spread over more threads they cost
 	// more wake-ups, and one processor takes several million samples a second.
-	daemon.Runtime(25, (runtime.GOMAXPROCS(0)+1)/2)
+	processors := runtime.GOMAXPROCS(0)
+	daemon.Runtime(25, (processors+1)/2)
 	for _, pattern := range o.stateGlobs {
 		if _, err := filepath.Match(pattern, ""); err != nil {
 			return fmt.Errorf("--state.glob %q: %w", pattern, err)
@@ -169,7 +170,7 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	gate := &admission.Gate{Roster: watcher.Roster, NodeSeries: o.nodeSeries, GatewaySeries: o.maxSeries}
 	endpoint := &ingest.Handler{
 		Nodes: nodes, Gate: gate, Window: store, Presence: book, Roster: watcher.Roster, Ready: watcher.Settled, Log: log,
-		Limits: o.limits, MaxBody: o.maxBody, MaxAge: o.maxAge,
+		Limits: o.limits, MaxBody: o.maxBody, MaxAge: o.maxAge, Decoders: 2 * processors,
 	}
 	if err := endpoint.Register(registry); err != nil {
 		return err

@@ -66,6 +66,7 @@ type Handler struct {
 	MaxBody   int64         // compressed bytes, default 2 MiB
 	MaxFuture time.Duration // how far ahead of this clock a point may be, default 1 min
 	MaxAge    time.Duration // how old a point may be, default 50 min
+	Decoders  int           // bodies that are decoded at once, default twice the processors
 
 	senders  *senders
 	once     sync.Once
@@ -79,7 +80,10 @@ func (h *Handler) prepare() {
 	h.once.Do(func() {
 		h.senders = newSenders()
 		h.reading = make(chan struct{}, maxReading)
-		h.decoding = make(chan struct{}, 2*runtime.NumCPU())
+		if h.Decoders <= 0 {
+			h.Decoders = 2 * runtime.GOMAXPROCS(0)
+		}
+		h.decoding = make(chan struct{}, h.Decoders)
 		h.metrics = newMetrics()
 		if h.MaxBody <= 0 {
 			h.MaxBody = defaultMaxBody

@@ -68,8 +68,8 @@ func (m *Memory) is(id int32, labels, metadata []byte) bool {
 }
 
 // hash is over the labels and the metadata. Nearly all are short, and a fold of
-// keyed words is done sooner than the call of anything. Keys are turned by the
-// length: what it were combined with otherwise could be a byte's difference.
+// keyed words is done sooner than the call of anything. The length turns a key: added
+// to a word, it could make up for a difference in one of the word's bytes.
 func (m *Memory) hash(labels, metadata []byte) uint64 {
 	n, k := len(labels), &m.keys
 	var h uint64
