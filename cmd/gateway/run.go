@@ -45,6 +45,7 @@ type options struct {
 	maxSeries  int
 	maxBytes   int64
 	expiry     time.Duration
+	grace      time.Duration
 	maxAge     time.Duration
 	maxPoints  int
 	readers    []string
@@ -85,15 +86,17 @@ func flags(app *kingpin.Application) *options {
 		Default("20000").IntVar(&o.nodeSeries)
 	app.Flag("window.max-series", "Most series of all nodes.").
 		Default("1000000").IntVar(&o.maxSeries)
-	app.Flag("window.max-bytes", "Memory for the samples that wait for readers, at about 16 bytes each; at least 1 MiB. When it is full, samples that some reader has are dropped; when none has, pushes are answered with 429 and the nodes keep theirs.").
+	app.Flag("window.max-bytes", "Memory for the samples that wait for readers, at 8 bytes each and up to 24 where every series has a time of its own; at least 1 MiB. When it is full, samples that some reader has are dropped; when none has, pushes are answered with 429 and the nodes keep theirs.").
 		Default("268435456").Int64Var(&o.maxBytes)
 	app.Flag("window.reader-expiry", "A named reader that has not been seen for so long is not waited for any more.").
 		Default("2h").DurationVar(&o.expiry)
+	app.Flag("window.grace", "For so long after the first sample there may be named readers that have not come yet: until then nothing counts as collected by all of them, and a full window answers 429 rather than drop what nobody has.").
+		Default("5m").DurationVar(&o.grace)
 	app.Flag("scrape.max-age", "Samples older than this are refused, and not shown any more: a Prometheus without an out-of-order window takes one hour.").
 		Default("50m").DurationVar(&o.maxAge)
 	app.Flag("scrape.max-points", "Most samples on a page; the rest is on the next one.").
 		Default("500000").IntVar(&o.maxPoints)
-	app.Flag("scrape.reader", "Name of a scraper of /metrics/testbed (its ?scraper=) that must have every sample; may be given several times. It is waited for from the gateway's start on. Without any, whoever comes in the first 5 minutes is.").
+	app.Flag("scrape.reader", "Name of a scraper of /metrics/testbed (its ?scraper=) that must have every sample; may be given several times. It is waited for from the gateway's start on. Without any, whoever comes within --window.grace is.").
 		PlaceHolder("NAME").StringsVar(&o.readers)
 	app.Flag("exporter.rules", "File that says which guests serve a page of metrics; each host's pusher scrapes those of its own guests.").
 		PlaceHolder("FILE").StringVar(&o.exporterRules)
@@ -162,7 +165,8 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	}
 
 	book := &presence.Book{}
-	store := &window.Store{MaxSeries: o.maxSeries, MaxBytes: o.maxBytes, ReaderExpiry: o.expiry, Watch: verdict.Wanted, Log: log}
+	// A grace of 0 would be the window's default.
+	store := &window.Store{MaxSeries: o.maxSeries, MaxBytes: o.maxBytes, ReaderExpiry: o.expiry, Grace: max(o.grace, 1), Watch: verdict.Wanted, Log: log}
 	judge := &verdict.Judge{Arrived: store.Watched}
 	for _, name := range o.readers {
 		store.Expected = append(store.Expected, window.ReaderID{Name: name, Path: scrapePath})

@@ -55,7 +55,7 @@ func (s *Server) Listen() error {
 			s.close()
 			return fmt.Errorf("--web.listen-address %s: %w", address, err)
 		}
-		s.listeners = append(s.listeners, l)
+		s.listeners = append(s.listeners, quick(l))
 	}
 	return nil
 }

@@ -150,6 +150,13 @@ func (y *yard) measure(b *testing.B, p *peer) {
 func (r *running) receive(b *testing.B, protocol string) {
 	once(b)
 	r.send(b, protocol, 2)
+	if r.name == gatewayName {
+		const least = 8 // bytes of a sample in the window
+		d, cost := r.send(b, protocol, windowBytes/least/r.size.series()+1)
+		growing := cost / float64(d.Samples) * 1e6
+		b.ReportMetric(growing, "CPU-s/Msample-growing")
+		r.y.results.put(r.peer, protocol, "growing "+r.size.name, growing)
+	}
 	samples := 10_000_000
 	if r.dear {
 		samples = 2_000_000

@@ -34,6 +34,10 @@ type peer struct {
 
 const gatewayName = "fanin"
 
+// windowBytes is the gateway's window. It is full soon, and what is written into it
+// then is memory that it has had before, as in any gateway that runs for long.
+const windowBytes = 64 << 20
+
 const text = "text"
 
 // Everything that the nodes say, and nothing that the program says of itself.
@@ -63,7 +67,8 @@ func (y *yard) peers(b *testing.B) []*peer {
 			name: gatewayName, path: y.gateway, protocols: []string{"1", "2"},
 			page: "/metrics/testbed", formats: []string{"plain", "gzip", "protobuf"}, named: "/metrics/testbed?scraper=peers",
 			arguments: func(address, dir string) []string {
-				return []string{"--web.listen-address=" + address, "--testbedos.settings=", "--state.glob=" + dir + "/*-state.json"}
+				return []string{"--web.listen-address=" + address, "--testbedos.settings=", "--state.glob=" + dir + "/*-state.json",
+					"--window.grace=0s", fmt.Sprint("--window.max-bytes=", windowBytes)}
 			},
 		},
 		{

@@ -63,9 +63,10 @@ type table struct {
 
 var layout = []table{
 	{"receive.md", true, []column{
-		{"10k series", "%.2f", "receive 10k", false},
-		{"100k", "%.2f", "receive 100k", true},
-		{"1M", "%.2f", "receive 1M", false},
+		{"10k series", "%.3f", "receive 10k", false},
+		{"100k", "%.3f", "receive 100k", true},
+		{"1M", "%.3f", "receive 1M", false},
+		{"100k, while the window grows", "%.3f", "growing 100k", false},
 		{"new series", "%.1f", "churn", true},
 		{"% of a core at 100k samples/s", "%.1f", "paced alone", true},
 		{"and a page a second", "%.1f", "paced", true},

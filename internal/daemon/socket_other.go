@@ -1,0 +1,7 @@
+//go:build !linux
+
+package daemon
+
+import "net"
+
+func quick(l net.Listener) net.Listener { return l }
