@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"fanin/internal/kernfile"
 )
 
 // A file is one kept descriptor. Reading it again at 0 makes the kernel write
@@ -168,10 +170,9 @@ func (g *Group) openFile(path string, parse func([]byte, *reading)) (f file, ok 
 // read returns the whole file, valid until the next read.
 func (g *Group) read(f *file) ([]byte, error) {
 	for {
-		n, err := unix.Pread(f.fd, g.buf, 0)
+		n, err := kernfile.Pread(f.fd, g.buf, 0)
 		switch {
-		case err == unix.EINTR:
-		case err == unix.ENODEV:
+		case errors.Is(err, unix.ENODEV):
 			return nil, ErrGone
 		case err != nil:
 			return nil, fmt.Errorf("read %s: %w", f.path, err)

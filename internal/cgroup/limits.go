@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"fanin/internal/kernfile"
 )
 
 // How often limits are read again without a word from the kernel.
@@ -200,11 +202,8 @@ func (c *changes) version() uint64 {
 	}
 	// What these readings leave is another change the next time.
 	for range 16 {
-		n, err := unix.Read(c.fd, c.buf[:])
-		if err == unix.EINTR {
-			continue
-		}
-		if n <= 0 {
+		n, err := kernfile.Read(c.fd, c.buf[:])
+		if n == 0 || err != nil {
 			break
 		}
 		if written(c.buf[:n]) {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -30,7 +31,8 @@ func (l quickListener) Accept() (net.Conn, error) {
 	}
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return c, nil
+		_ = c.Close()
+		return nil, err
 	}
 	s := &socket{TCPConn: c}
 	s.reading.ready, s.reading.try = raw.Read, s.reading.read
@@ -76,7 +78,7 @@ func (s *socket) Write(b []byte) (int, error) {
 }
 
 func (s *socket) failed(op string, err error) error {
-	if errno, is := err.(syscall.Errno); is {
+	if errno := syscall.Errno(0); errors.As(err, &errno) {
 		return &net.OpError{Op: op, Net: "tcp", Source: s.LocalAddr(), Addr: s.RemoteAddr(), Err: os.NewSyscallError(op, errno)}
 	}
 	return err // the connection is closed, or a deadline has passed

@@ -67,8 +67,10 @@ func (y *yard) peers(b *testing.B) []*peer {
 			name: gatewayName, path: y.gateway, protocols: []string{"1", "2"},
 			page: "/metrics/testbed", formats: []string{"plain", "gzip", "protobuf"}, named: "/metrics/testbed?scraper=peers",
 			arguments: func(address, dir string) []string {
-				return []string{"--web.listen-address=" + address, "--testbedos.settings=", "--state.glob=" + dir + "/*-state.json",
-					"--window.grace=0s", fmt.Sprint("--window.max-bytes=", windowBytes)}
+				return []string{
+					"--web.listen-address=" + address, "--testbedos.settings=", "--state.glob=" + dir + "/*-state.json",
+					"--window.grace=0s", fmt.Sprint("--window.max-bytes=", windowBytes),
+				}
 			},
 		},
 		{

@@ -13,6 +13,7 @@ import (
 
 	"fanin/internal/cgroup"
 	"fanin/internal/guest"
+	"fanin/internal/kernfile"
 	"fanin/internal/sample"
 )
 
@@ -239,9 +240,8 @@ func readFrom(fd int, name string, buf []byte) ([]byte, error) {
 			}
 			buf = append(make([]byte, 0, max(8192, 2*cap(buf))), buf...)
 		}
-		n, err := unix.Pread(fd, buf[len(buf):cap(buf)], int64(len(buf)))
+		n, err := kernfile.Pread(fd, buf[len(buf):cap(buf)], int64(len(buf)))
 		switch {
-		case err == unix.EINTR:
 		case err != nil:
 			return nil, &os.PathError{Op: "read", Path: name, Err: err}
 		case n == 0:

@@ -1,13 +1,13 @@
 package host
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"fanin/internal/kernfile"
 )
 
 // firstRead is room for most of the files that are read; statBusy machines
@@ -20,6 +20,8 @@ const firstRead = 8 << 10
 type file struct {
 	path   string
 	handle *os.File
+	kernel bool // it is the kernel's, and no copy of one
+	waits  bool // to read it may wait for others
 	bytes  []byte
 }
 
@@ -33,6 +35,8 @@ func (f *file) read() ([]byte, error) {
 				return nil, &os.PathError{Op: "open", Path: f.path, Err: err}
 			}
 			f.handle, fresh = os.NewFile(uintptr(fd), f.path), true
+			var status unix.Statfs_t
+			f.kernel = unix.Fstatfs(fd, &status) == nil && status.Type == unix.PROC_SUPER_MAGIC
 		}
 		b, err := f.whole()
 		if err == nil && (fresh || !f.replaced()) {
@@ -49,7 +53,7 @@ func (f *file) read() ([]byte, error) {
 // ordinary files; those of the kernel are always linked.
 func (f *file) replaced() bool {
 	var status unix.Stat_t
-	return unix.Fstat(int(f.handle.Fd()), &status) != nil || status.Nlink == 0
+	return !f.kernel && (unix.Fstat(int(f.handle.Fd()), &status) != nil || status.Nlink == 0)
 }
 
 func (f *file) whole() ([]byte, error) {
@@ -57,15 +61,28 @@ func (f *file) whole() ([]byte, error) {
 		f.bytes = make([]byte, firstRead)
 	}
 	for n := 0; ; {
-		m, err := f.handle.ReadAt(f.bytes[n:], int64(n))
-		n += m
+		m, err := f.readAt(f.bytes[n:], int64(n))
 		switch {
-		case errors.Is(err, io.EOF):
-			return f.bytes[:n], nil
 		case err != nil:
-			return nil, err
+			return nil, &os.PathError{Op: "read", Path: f.path, Err: err}
+		case m == 0:
+			return f.bytes[:n], nil
 		}
-		f.bytes = append(f.bytes, make([]byte, len(f.bytes))...)
+		if n += m; n == len(f.bytes) {
+			f.bytes = append(f.bytes, make([]byte, len(f.bytes))...)
+		}
+	}
+}
+
+func (f *file) readAt(b []byte, at int64) (int, error) {
+	if f.kernel && !f.waits {
+		return kernfile.Pread(int(f.handle.Fd()), b, at)
+	}
+	for {
+		n, err := unix.Pread(int(f.handle.Fd()), b, at)
+		if err != unix.EINTR {
+			return n, err
+		}
 	}
 }
 
@@ -99,6 +116,7 @@ func (s *Source) openFiles() error {
 		stat: at("stat"), loadavg: at("loadavg"), meminfo: at("meminfo"), diskstats: at("diskstats"),
 		netDev: at(who, "net/dev"), mountinfo: at(who, "mountinfo"),
 	}
+	s.files.mountinfo.waits = true // for who mounts something meanwhile
 	for i, r := range resources {
 		s.files.pressure[i] = at("pressure", r.file)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"fanin/internal/kernfile"
 	"fanin/internal/sample"
 )
 
@@ -143,16 +144,7 @@ func (s *Source) readMountinfo(ctx context.Context, b *sample.Batch) error {
 // of containers the table has a long line for each of them, and is dear to read.
 // It is true when that can not be known.
 func (f *file) mountsChanged() bool {
-	if f.handle == nil {
-		return true
-	}
-	fd := int(f.handle.Fd())
-	var status unix.Statfs_t
-	if err := unix.Fstatfs(fd, &status); err != nil || status.Type != unix.PROC_SUPER_MAGIC {
-		return true
-	}
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}, 0)
-	return err != nil || n > 0
+	return f.handle == nil || !f.kernel || kernfile.Urgent(int(f.handle.Fd()))
 }
 
 func (m *mountTable) update(file []byte, root string) {

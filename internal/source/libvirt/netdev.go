@@ -4,12 +4,13 @@ package libvirt
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"fanin/internal/kernfile"
 )
 
 // netCounters is one line of /proc/net/dev as the host sees the device.
@@ -45,10 +46,7 @@ func (t *netTable) read() error {
 		if n == len(t.buf) {
 			t.buf = append(t.buf, make([]byte, len(t.buf))...)
 		}
-		m, err := unix.Pread(t.fd, t.buf[n:], int64(n))
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
+		m, err := kernfile.Pread(t.fd, t.buf[n:], int64(n))
 		if err != nil {
 			return fmt.Errorf("read /proc/net/dev: %w", err)
 		}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fanin/internal/cgroup"
+	"fanin/internal/kernfile"
 )
 
 // userHz is the unit of the times in /proc/PID/stat. The kernel promises 100
@@ -91,7 +92,7 @@ func attach(proc string, pid int, uuid string, layout *cgroup.Layout) (*process,
 
 // read is [cgroup.ErrGone] when the process has ended.
 func (p *process) read() (procStat, error) {
-	n, err := unix.Pread(p.stat, p.buf, 0)
+	n, err := kernfile.Pread(p.stat, p.buf, 0)
 	if err != nil {
 		return procStat{}, procError(err)
 	}
