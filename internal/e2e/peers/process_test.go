@@ -2,7 +2,6 @@ package peers
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,30 +14,20 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// Processor time is counted by the kernel in ticks of a hundredth of a second.
-const ticksPerSecond = 100
-
 // processorSeconds is what a process has used so far, all of its threads and
-// the kernel's part together.
+// the kernel's part together, by its own clock (clock_getcpuclockid(3)).
 func processorSeconds(t testing.TB, pid int) float64 {
 	t.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		t.Fatal(err)
+	const scheduled = 2 // CPUCLOCK_SCHED of the kernel's posix-timers_types.h
+	var used unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|scheduled), &used); err != nil {
+		t.Fatalf("processor time of process %d: %v", pid, err)
 	}
-	// The name stands in parentheses and may hold anything.
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	sum := 0.0
-	for _, i := range []int{11, 12} { // utime, stime
-		n, err := strconv.ParseFloat(fields[i], 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum += n / ticksPerSecond
-	}
-	return sum
+	return float64(used.Nano()) / 1e9
 }
 
 // resident is VmRSS in bytes.
