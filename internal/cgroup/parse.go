@@ -21,8 +21,8 @@ func (r *reading) finish() {
 }
 
 const (
-	micro = 1e-6
-	nano  = 1e-9
+	microseconds = 1e6
+	nanoseconds  = 1e9
 	// userHZ is the unit of cpuacct.stat: USER_HZ, which is 100 on every
 	// architecture that Go runs on.
 	userHZ = 100
@@ -41,17 +41,17 @@ func parseCPUStat2(b []byte, r *reading) {
 		key, v, b = keyed(b)
 		switch string(key) {
 		case "usage_usec":
-			r.CPUUsage = v.times(micro)
+			r.CPUUsage = v.per(microseconds)
 		case "user_usec":
-			r.CPUUser = v.times(micro)
+			r.CPUUser = v.per(microseconds)
 		case "system_usec":
-			r.CPUSystem = v.times(micro)
+			r.CPUSystem = v.per(microseconds)
 		case "nr_periods":
 			r.Periods = v
 		case "nr_throttled":
 			r.ThrottledPeriods = v
 		case "throttled_usec":
-			r.ThrottledSeconds = v.times(micro)
+			r.ThrottledSeconds = v.per(microseconds)
 		}
 	}
 }
@@ -68,13 +68,13 @@ func parseCPUStat1(b []byte, r *reading) {
 		case "nr_throttled":
 			r.ThrottledPeriods = v
 		case "throttled_time":
-			r.ThrottledSeconds = v.times(nano)
+			r.ThrottledSeconds = v.per(nanoseconds)
 		}
 	}
 }
 
 // parseCPUAcctUsage reads cpuacct.usage.
-func parseCPUAcctUsage(b []byte, r *reading) { r.CPUUsage = single(b).times(nano) }
+func parseCPUAcctUsage(b []byte, r *reading) { r.CPUUsage = single(b).per(nanoseconds) }
 
 // parseCPUAcctStat reads cpuacct.stat, whose two numbers the kernel has scaled
 // to add up to the usage; usage_user and usage_sys are raw ticks.
@@ -85,9 +85,9 @@ func parseCPUAcctStat(b []byte, r *reading) {
 		key, v, b = keyed(b)
 		switch string(key) {
 		case "user":
-			r.CPUUser = v.times(1.0 / userHZ)
+			r.CPUUser = v.per(userHZ)
 		case "system":
-			r.CPUSystem = v.times(1.0 / userHZ)
+			r.CPUSystem = v.per(userHZ)
 		}
 	}
 }
@@ -195,9 +195,9 @@ func pressure(b []byte) (some, full Value) {
 			}
 			switch string(kind) {
 			case "some":
-				some = number(total).times(micro)
+				some = number(total).per(microseconds)
 			case "full":
-				full = number(total).times(micro)
+				full = number(total).per(microseconds)
 			}
 		}
 	}
@@ -314,7 +314,10 @@ func device(w []byte) (major, minor uint32, ok bool) {
 	return uint32(x.V), uint32(y.V), true
 }
 
-func (v Value) times(unit float64) Value { return Value{v.V * unit, v.OK} }
+// per turns a count of parts of a second, of which one second has parts, into
+// seconds. A division is rounded once, so that 76 µs are 7.6e-05 s; 76 * 1e-6
+// is a little less.
+func (v Value) per(parts float64) Value { return Value{v.V / parts, v.OK} }
 
 // keyed takes a line "key value" off b.
 func keyed(b []byte) (key []byte, v Value, rest []byte) {

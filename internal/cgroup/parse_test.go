@@ -40,6 +40,7 @@ func TestParse(t *testing.T) {
 		{"memory.stat without swap accounting", parseMemoryStat1, "total_cache 1\n", reading{Stats: Stats{MemoryCache: Value{1, true}}}},
 		{"oom_control before 4.13", parseOOMKills, "oom_kill_disable 0\nunder_oom 0\n", reading{}},
 		{"cpu.pressure before 5.13", parsePressureCPU, "some avg10=0.00 avg60=0.00 avg300=0.00 total=1500000\n", cpuWaiting(1.5)},
+		{"few microseconds", parsePressureCPU, "some avg10=0.00 avg60=0.00 avg300=0.00 total=76\n", cpuWaiting(0.000076)},
 		{"torn in the middle of a number's line", parseCPUStat2, "usage_usec", reading{}},
 		{"an unknown word before", parseCPUStat2, "core_sched.force_idle_usec 9\nusage_usec 7000000", reading{Stats: Stats{CPUUsage: Value{7, true}}}},
 		{"empty", parseMemoryStat2, "", reading{}},
