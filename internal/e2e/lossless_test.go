@@ -49,17 +49,7 @@ func (j *journal) note(host string, points []sample.Point) {
 
 // send pushes points as host's and returns the status code.
 func send(url, host string, points []sample.Point) (int, error) {
-	var enc wire.Encoder
-	body := enc.Append(nil, points)
-	r, err := http.NewRequest(http.MethodPost, url+"/api/v1/write", bytes.NewReader(body))
-	if err != nil {
-		return 0, err
-	}
-	r.Header.Set("Content-Type", wire.V2.ContentType())
-	r.Header.Set("Content-Encoding", wire.ContentEncoding)
-	r.Header.Set(admission.NodeHeader, host)
-	r.Header.Set(ingest.IntervalHeader, "0.1")
-	answer, err := http.DefaultClient.Do(r)
+	answer, err := post(url, host, points, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -69,6 +59,23 @@ func send(url, host string, points []sample.Point) (int, error) {
 		err = fmt.Errorf("refused: %s %s", answer.Header.Get(ingest.RefusedHeader), text)
 	}
 	return answer.StatusCode, err
+}
+
+// post pushes points as host's, with more headers.
+func post(url, host string, points []sample.Point, more map[string]string) (*http.Response, error) {
+	var enc wire.Encoder
+	r, err := http.NewRequest(http.MethodPost, url+"/api/v1/write", bytes.NewReader(enc.Append(nil, points)))
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Content-Type", wire.V2.ContentType())
+	r.Header.Set("Content-Encoding", wire.ContentEncoding)
+	r.Header.Set(admission.NodeHeader, host)
+	r.Header.Set(ingest.IntervalHeader, "0.1")
+	for name, value := range more {
+		r.Header.Set(name, value)
+	}
+	return http.DefaultClient.Do(r)
 }
 
 // node samples 20 series every 100 ms until stop is closed. While it is cut
@@ -216,6 +223,14 @@ func TestLossless(t *testing.T) {
 		nodes.Go(func() { node(t, url, fmt.Sprint("n", i), j, cut, until) })
 	}
 	t.Run("a stopped reader stops nobody", func(t *testing.T) { stoppedReader(t, gateway("--window.max-bytes=1048576")) })
+	t.Run("readers without a name are waited for as long as is said", func(t *testing.T) {
+		if got := collectedOfOne(t, gateway()); got != "0" {
+			t.Errorf("in the time of grace collected up to record %s, want 0", got)
+		}
+		if got := collectedOfOne(t, gateway("--window.grace=1ms")); got != "1" {
+			t.Errorf("after the time of grace collected up to record %s, want 1", got)
+		}
+	})
 	rig.Eventually(t, 15*time.Second, func() error {
 		_, err := debian.Value(`count(lossless_total) > 0`)
 		return err
@@ -302,6 +317,31 @@ func TestLossless(t *testing.T) {
 			t.Errorf("the node that was cut off has %d series, want 20", got)
 		}
 	})
+}
+
+// collectedOfOne hands over a record, has one reader collect it, and returns up to
+// which record the gateway then says that all readers have.
+func collectedOfOne(t *testing.T, url string) string {
+	b := &testbed{t: t, url: url}
+	series := sample.New(counted, sample.Label{Name: "i", Value: "0"})
+	push := func(record string) string {
+		answer, err := post(url, "n0", []sample.Point{{Series: series, T: time.Now().UnixMilli(), V: 1}},
+			map[string]string{ingest.SpoolHeader: "one", ingest.RecordHeader: record})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		if text, err := io.ReadAll(answer.Body); err != nil || answer.StatusCode != http.StatusNoContent {
+			t.Fatalf("record %s: %s %s, %v", record, answer.Status, text, err)
+		}
+		return answer.Header.Get(ingest.CollectedHeader)
+	}
+	push("1")
+	for range 2 { // the second says that the first has arrived
+		b.page("/metrics/testbed?scraper=one")
+	}
+	time.Sleep(10 * time.Millisecond)
+	return push("2")
 }
 
 // stoppedReader fills a small window: who reads on gets all, who has stopped

@@ -48,7 +48,8 @@ func Read(fd int, b []byte) (n int, err error) {
 
 // Urgent reports whether poll(2) has something to tell of priority, which is that a
 // file has changed for those that tell of it (proc_pid_mounts(5)). It is true when
-// that can not be known.
+// that can not be known. The descriptor is not one of os.Open, whose poller would
+// be told instead.
 func Urgent(fd int) bool {
 	asked := [...]unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}
 	var atOnce unix.Timespec

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -71,5 +72,45 @@ func TestRead(t *testing.T) {
 	_ = unix.Close(ends[1])
 	if n, err := Read(ends[0], b); n != 0 || err != nil {
 		t.Errorf("at the end it reads %d bytes: %v", n, err)
+	}
+}
+
+// The table of mounts tells once of each change, to each descriptor.
+func TestUrgent(t *testing.T) {
+	done := make(chan struct{})
+	go func() { // its thread ends with it, and the mounts with the thread
+		defer close(done)
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+			t.Errorf("unshare: %v; run as root", err)
+			return
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			t.Error(err)
+			return
+		}
+		table, err := unix.Open("/proc/thread-self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer unix.Close(table)
+		tells := func(what string, want bool) {
+			t.Helper()
+			if got := Urgent(table); got != want {
+				t.Errorf("%s: %v, want %v", what, got, want)
+			}
+		}
+		tells("before any change", false)
+		if err := unix.Mount("none", t.TempDir(), "tmpfs", 0, ""); err != nil {
+			t.Error(err)
+			return
+		}
+		tells("after a mount", true)
+		tells("after it was told", false)
+	}()
+	<-done
+	if !Urgent(1 << 30) {
+		t.Error("of a descriptor that is not open: got false, want true")
 	}
 }
