@@ -143,7 +143,9 @@ func (s *Source) Sample(ctx context.Context, b *sample.Batch) error {
 		return s.badHost
 	}
 	var trouble error
-	if !s.following.Load() {
+	if s.following.Load() {
+		s.stopAsking()
+	} else {
 		trouble = s.ask(ctx)
 	}
 	var failed failures
@@ -259,10 +261,7 @@ func (s *Source) Close() error {
 		delete(s.containers, id)
 	}
 	s.order, s.seen = nil, 0
-	if s.asking != nil {
-		s.asking.close()
-		s.asking = nil
-	}
+	s.stopAsking()
 	return nil
 }
 

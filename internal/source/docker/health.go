@@ -16,6 +16,7 @@ const (
 	callFollow call = iota // connect, subscribe and list for the first time
 	callList
 	callPing
+	callAsk // Sample's own list, while Run is not at work
 	callKinds
 )
 
