@@ -422,25 +422,13 @@ func pin(t *testing.T, pid, core int) {
 // endChildren ends the children of a container's first process.
 func endChildren(t *testing.T, pid int) {
 	t.Helper()
-	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	ended := 0
-	for _, list := range lists {
-		content, err := os.ReadFile(list)
-		if err != nil {
-			continue
-		}
-		for _, child := range strings.Fields(string(content)) {
-			id, err := strconv.Atoi(child)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := syscall.Kill(id, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-			ended++
-		}
-	}
-	if ended == 0 {
+	children := rig.Children(t, pid)
+	if len(children) == 0 {
 		t.Fatalf("process %d has no children", pid)
+	}
+	for _, id := range children {
+		if err := syscall.Kill(id, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

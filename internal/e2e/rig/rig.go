@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -184,4 +186,28 @@ func (p *Process) Tail(n int) string {
 		b = b[len(b)-n:]
 	}
 	return string(bytes.ToValidUTF8(b, []byte("?")))
+}
+
+// Children are the processes that a process has started and that are still there.
+// Each thread has a list of its own.
+func Children(t testing.TB, pid int) (ids []int) {
+	t.Helper()
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, list := range lists {
+		content, err := os.ReadFile(list)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for _, child := range strings.Fields(string(content)) {
+			id, err := strconv.Atoi(child)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }

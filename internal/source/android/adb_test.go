@@ -162,6 +162,8 @@ func adbServer(t *testing.T, ns *rig.Namespace, devices int) {
 // What only the guest knows comes from it through the adb server of its own
 // network namespace: the newest reading once, with the moment it was made.
 func TestADB(t *testing.T) {
+	threads := func() int { tasks, _ := os.ReadDir("/proc/self/task"); return len(tasks) }
+	before := threads()
 	programs := emulators(t)
 	avd := avdName()
 	ns := rig.NetworkNamespace(t, avd+"-nmspc")
@@ -221,8 +223,8 @@ func TestADB(t *testing.T) {
 		}
 		return nil
 	})
-	if got, _ := os.ReadDir("/proc/self/task"); len(got) > 200 {
-		t.Errorf("%d threads are left", len(got))
+	if got := threads(); got > before+20 {
+		t.Errorf("%d threads are left, %d were there before", got, before)
 	}
 	// This thread, and so every other, is still in the network it was in.
 	if _, err := net.InterfaceByName(ns.Outer); err != nil {

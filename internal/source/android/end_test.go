@@ -203,23 +203,15 @@ func private(t *testing.T) *procfs {
 	if _, err := p.out.ReadString('\n'); err != nil {
 		t.Fatal(err)
 	}
-	p.root = fmt.Sprintf("/proc/%d/root%s", child1(t, cmd.Process.Pid), dir)
+	shell := rig.Children(t, cmd.Process.Pid)
+	if len(shell) != 1 {
+		t.Fatalf("unshare has the children %v, want one", shell)
+	}
+	p.root = fmt.Sprintf("/proc/%d/root%s", shell[0], dir)
 	if _, err := os.Stat(filepath.Join(p.root, "1/stat")); err != nil {
 		t.Fatal(err)
 	}
 	return p
-}
-
-func child1(t *testing.T, pid int) (found int) {
-	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fmt.Sscan(string(b), &found); err != nil {
-		t.Fatal(err)
-	}
-	return found
 }
 
 func (p *procfs) say(line string) {
@@ -230,7 +222,8 @@ func (p *procfs) say(line string) {
 }
 
 // run starts a program, the last argument of which is a name for it, and
-// returns its number inside.
+// returns its number inside once its arguments are there to be read, which is a
+// little after the program is.
 func (p *procfs) run(args ...string) (pid int) {
 	p.t.Helper()
 	p.say(strings.Join(args, " ") + " </dev/null >/dev/null & echo $!")
@@ -246,6 +239,13 @@ func (p *procfs) run(args ...string) (pid int) {
 		exe, err := os.Readlink(fmt.Sprintf("%s/%d/exe", p.root, pid))
 		if err == nil && filepath.Base(exe) != filepath.Base(args[0]) {
 			err = fmt.Errorf("process %d runs %s, want %s", pid, exe, args[0])
+		}
+		if err != nil {
+			return err
+		}
+		line, err := os.ReadFile(fmt.Sprintf("%s/%d/cmdline", p.root, pid))
+		if err == nil && len(line) == 0 {
+			err = fmt.Errorf("process %d has no arguments yet", pid)
 		}
 		return err
 	})

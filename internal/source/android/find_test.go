@@ -78,12 +78,12 @@ func TestLaunchers(t *testing.T) {
 func child(t *testing.T, pid int) (found int) {
 	t.Helper()
 	rig.Eventually(t, 5*time.Second, func() error {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-		if err != nil {
-			return err
+		children := rig.Children(t, pid)
+		if len(children) == 0 {
+			return fmt.Errorf("process %d has no children", pid)
 		}
-		_, err = fmt.Sscan(string(b), &found)
-		return err
+		found = children[0]
+		return nil
 	})
 	waitFor(t, found, "qemu-system-x86_64")
 	return found
