@@ -208,16 +208,23 @@ func (s *Source) refresh(ctx context.Context, l *link) error {
 	return nil
 }
 
-// call makes one call of libvirt in a goroutine of its own, as any may take
-// forever, and notes for the Source's health how it went; longer is what it may
-// take beyond a mere answer. A call that is given
-// up goes on by itself; discard gets what it returns in the end.
+// call makes a call of libvirt for Run, and notes for the Source's health how it
+// went; longer is what it may take beyond a mere answer.
 func call[T any](ctx context.Context, s *Source, longer, deadline time.Duration, discard func(T), f func() (T, error)) (T, error) {
+	s.health.begin(longer)
+	v, err := bounded(ctx, deadline, discard, f)
+	s.health.end(err)
+	return v, err
+}
+
+// bounded makes one call of libvirt in a goroutine of its own, as any may take
+// forever. A call that is given up goes on by itself; discard gets what it returns
+// in the end.
+func bounded[T any](ctx context.Context, deadline time.Duration, discard func(T), f func() (T, error)) (T, error) {
 	type result struct {
 		v   T
 		err error
 	}
-	s.health.begin(longer)
 	done := make(chan result, 1)
 	go func() {
 		v, err := f()
@@ -228,14 +235,12 @@ func call[T any](ctx context.Context, s *Source, longer, deadline time.Duration,
 	var err error
 	select {
 	case r := <-done:
-		s.health.end(r.err)
 		return r.v, r.err
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-timer.C:
 		err = fmt.Errorf("libvirt has not answered within %s", deadline)
 	}
-	s.health.end(err)
 	go func() {
 		if r := <-done; r.err == nil && discard != nil {
 			discard(r.v)

@@ -29,9 +29,8 @@ type health struct {
 	reported time.Time // since when, of the trouble that was logged
 }
 
-// begin notes that the daemon is asked something, which may take this much
-// longer than a mere answer, and end how that ended. There is one such call at
-// a time.
+// begin notes that Run asks the daemon something, which may take this much longer
+// than a mere answer, and end how that ended. There is one such call at a time.
 func (h *health) begin(longer time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -43,25 +42,43 @@ func (h *health) end(err error) {
 	defer h.mu.Unlock()
 	began := h.began
 	h.began = time.Time{}
+	if h.meet(err) {
+		h.failing, h.err = time.Time{}, nil
+		return
+	}
+	h.failures++
+	if h.failing.IsZero() {
+		h.failing = began
+	}
+	h.err = err
+}
+
+// met notes how a call has ended that is not Run's, and so says nothing of
+// whether the daemon answers Run.
+func (h *health) met(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.meet(err)
+}
+
+// meet notes whether there is a daemon, and reports whether all is well: it has
+// answered, or there is none and never was one.
+func (h *health) meet(err error) bool {
 	switch {
 	case err == nil:
 		if h.missing {
 			h.log.Info("libvirt is there now", "uri", h.uri)
 		}
-		h.known, h.missing, h.failing, h.err = true, false, time.Time{}, nil
+		h.known, h.missing = true, false
+		return true
 	case errors.Is(err, errAbsent) && !h.known:
-		h.failing, h.err = time.Time{}, nil
 		if !h.missing {
 			h.missing = true
 			h.log.Info("no libvirt here; looked for again from time to time", "uri", h.uri, "err", err)
 		}
-	default:
-		h.failures++
-		if h.failing.IsZero() {
-			h.failing = began
-		}
-		h.err = err
+		return true
 	}
+	return false
 }
 
 // absent reports whether there is no daemon and never was one.

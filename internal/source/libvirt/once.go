@@ -87,7 +87,7 @@ func (s *Source) listOnce(ctx context.Context) (*link, error) {
 		link *link
 		got  listing
 	}
-	got, err := call(ctx, s, describing, callDeadline, func(r result) { r.link.close() }, func() (result, error) {
+	got, err := bounded(ctx, callDeadline, func(r result) { r.link.close() }, func() (result, error) {
 		defer func() { <-s.onceBusy }()
 		l, err := open(s.URI, nil, nil)
 		if err != nil {
@@ -100,6 +100,7 @@ func (s *Source) listOnce(ctx context.Context) (*link, error) {
 		}
 		return result{l, all}, nil
 	})
+	s.health.met(err)
 	if err != nil {
 		return nil, err
 	}
