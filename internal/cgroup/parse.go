@@ -314,9 +314,9 @@ func device(w []byte) (major, minor uint32, ok bool) {
 	return uint32(x.V), uint32(y.V), true
 }
 
-// per turns a count of parts of a second, of which one second has parts, into
-// seconds. A division is rounded once, so that 76 µs are 7.6e-05 s; 76 * 1e-6
-// is a little less.
+// per turns a count of parts of a second into seconds, each of which has so many.
+// A division is rounded once, so that 76 µs are 7.6e-05 s; 76 * 1e-6 is a little
+// less.
 func (v Value) per(parts float64) Value { return Value{v.V / parts, v.OK} }
 
 // keyed takes a line "key value" off b.

@@ -77,12 +77,18 @@ func TestRead(t *testing.T) {
 
 // The table of mounts tells once of each change, to each descriptor.
 func TestUrgent(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("has to be root to mount something")
+		}
+		t.Skip("has to be root to mount something")
+	}
 	done := make(chan struct{})
 	go func() { // its thread ends with it, and the mounts with the thread
 		defer close(done)
 		runtime.LockOSThread()
 		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
-			t.Errorf("unshare: %v; run as root", err)
+			t.Errorf("unshare: %v", err)
 			return
 		}
 		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
