@@ -147,7 +147,15 @@ func adbServer(t *testing.T, ns *rig.Namespace, devices int) {
 	home := t.TempDir()
 	cmd := ns.Command("adb", "nodaemon", "server")
 	cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home, "ADB_LOCAL_TRANSPORT_MAX_PORT=5561")
-	rig.StartCmd(t, cmd)
+	server := rig.StartCmd(t, cmd)
+	// Who asks before it listens starts a server of its own, which stays.
+	rig.Eventually(t, 20*time.Second, func() error {
+		sockets, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", server.Cmd.Process.Pid))
+		if err == nil && !strings.Contains(string(sockets), ":13AD 00000000:0000 0A") {
+			err = errors.New("adb does not listen at port 5037 (13AD) yet")
+		}
+		return err
+	})
 	rig.Eventually(t, 20*time.Second, func() error {
 		list := ns.Command("adb", "devices")
 		list.Env = cmd.Env
