@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"fanin/internal/sample"
 	"fanin/internal/window"
 )
 
@@ -181,6 +182,45 @@ func TestClockWasAhead(t *testing.T) {
 	}
 	if n := written.lost(t, q.all().of("testbed_guest_test")); n > 0 {
 		t.Errorf("%d points are missing\n%s", n, q.log)
+	}
+}
+
+// TestOpenedAnew: a database whose log was set aside numbers its series anew.
+// What comes the moment it is open, before Run knows that, goes to its own
+// series, and a stop then leaves the folder to the next one.
+func TestOpenedAnew(t *testing.T) {
+	p := begin(t, t.TempDir(), Options{})
+	now := time.Now().Truncate(time.Second)
+	written := points{}
+	push := func(points []sample.Point) {
+		written.add(points)
+		p.push(points)
+	}
+	past := lines(3, now.Add(-time.Minute), now, time.Minute)
+	push(past)
+	p.push(lines(1, now.Add(4*time.Hour), now.Add(4*time.Hour+time.Second), time.Second))
+	p.last[scrubbing] = now
+	p.step(t.Context(), now) // finds that its newest is of the future
+	for deadline := time.Now().Add(time.Minute); !p.base.ready() || !p.running[opening]; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it is not opened anew: %v\n%s", p.running, p.log)
+		}
+	}
+	p.found = &blockError{}
+	if p.step(t.Context(), now); !p.base.ready() {
+		t.Fatal("it is opened again before Run knows that it is open")
+	}
+	p.found = nil
+	one := lines(3, now, now.Add(time.Second), time.Second)
+	for i := range one {
+		one[i].Series = past[i].Series // the window hands out the same ones
+	}
+	push(one[2:]) // is number 1 now, and was 3
+	push(one[:2])
+	p.stop()
+	p = begin(t, p.Path, Options{})
+	if n := written.lost(t, p.all().of("testbed_guest_test")); n > 0 {
+		t.Errorf("%d points are missing\n%s", n, p.log)
 	}
 }
 

@@ -66,7 +66,7 @@ func (h *History) Run(ctx context.Context) error {
 
 // step does what is due.
 func (h *History) step(ctx context.Context, now time.Time) {
-	if !h.base.ready() {
+	if h.running[opening] || !h.base.ready() {
 		h.beSeen(now)
 		if h.due(opening, now, retryEvery) {
 			h.start(ctx, opening, func(context.Context) error { return h.open(nil, nil) })
@@ -89,6 +89,8 @@ func (h *History) step(ctx context.Context, now time.Time) {
 	case h.base.spoiled && h.due(opening, now, retryEvery) && h.disk() == nil, h.found != nil && !h.running[scrubbing], ahead:
 		old, damaged := h.base.detach("its log is being read again"), h.found
 		h.found = nil
+		h.refs.clear() // the next database numbers its series anew
+		h.untimed.clear()
 		h.start(ctx, opening, func(context.Context) error {
 			if ahead {
 				h.turn(old, now)
@@ -133,8 +135,6 @@ func (h *History) note(ctx context.Context, e end) {
 		if after, times := h.opens.ends(); times > 0 {
 			h.Log.Info("history could be opened", "after", after, "failures", times)
 		}
-		h.refs.clear()
-		h.untimed.clear()
 		h.last[maintaining] = time.Now()
 	case errors.As(e.err, &damaged):
 		h.found = damaged
@@ -162,7 +162,7 @@ func (h *History) cannotOpen(err error) {
 
 // stop closes the database. Reading it from the disk is not waited for.
 func (h *History) stop() {
-	for h.running[maintaining] || h.running[scrubbing] {
+	for h.running[maintaining] || h.running[scrubbing] || h.running[opening] && h.base.ready() {
 		h.running[(<-h.ended).task] = false
 	}
 	if h.base.ready() {
