@@ -16,6 +16,10 @@ import (
 type document struct {
 	data []byte
 	dec  *json.Decoder
+
+	// What place has counted: lines before an offset, and where the last begins.
+	placed, begins int
+	lines          int
 }
 
 // ignored takes any value and keeps nothing of it.
@@ -86,9 +90,20 @@ func (d *document) next() byte {
 	return 0
 }
 
+// place is the line and the column of an offset, each from 1. It goes on from
+// the offset before, as a file may have thousands of flaws.
 func (d *document) place(at int64) (line, column int) {
-	before := d.data[:min(at, int64(len(d.data)))]
-	return 1 + bytes.Count(before, []byte("\n")), len(before) - bytes.LastIndexByte(before, '\n')
+	to := int(min(at, int64(len(d.data))))
+	if to < d.placed {
+		d.placed, d.begins, d.lines = 0, 0, 0
+	}
+	between := d.data[d.placed:to]
+	d.lines += bytes.Count(between, []byte("\n"))
+	if last := bytes.LastIndexByte(between, '\n'); last >= 0 {
+		d.begins = d.placed + last + 1
+	}
+	d.placed = to
+	return 1 + d.lines, 1 + to - d.begins
 }
 
 func (d *document) fail(at int64, reason, detail string) *Error {

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseState(t *testing.T) {
@@ -286,5 +287,46 @@ func TestHostsOfADeployment(t *testing.T) {
 	}
 	if got, want := fmt.Sprint(s.names), "[a b c]"; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// TestFlawsAreCheap: ten thousand flaws in a large file of one line cost no more
+// than ten, nearly.
+func TestFlawsAreCheap(t *testing.T) {
+	parse := func(flawed int) time.Duration {
+		var b strings.Builder
+		b.WriteString(`{"project_name":"p","x":"` + strings.Repeat("a", 4<<20) + `","testbed_guests":{"g":{}`)
+		for i := range MaxGuests - 1 {
+			name := "!"
+			if i >= flawed {
+				name = "g"
+			}
+			fmt.Fprintf(&b, `,"%s%d":{"docker":{}}`, name, i)
+		}
+		b.WriteString(`}}`)
+		quickest := time.Hour
+		for range 3 {
+			began := time.Now()
+			s, err := parseState([]byte(b.String()), "p")
+			if err != nil || s.flawed != flawed+1 || s.flaws[flawed/2%keptFlaws].Line != 1 {
+				t.Fatalf("%v, %+v", err, s)
+			}
+			quickest = min(quickest, time.Since(began))
+		}
+		return quickest
+	}
+	few := parse(10)
+	if many := parse(MaxGuests - 1); many > 10*few {
+		t.Errorf("%d flaws take %s, ten take %s", MaxGuests-1, many, few)
+	}
+}
+
+// TestPlace: lines and columns, in any order of asking.
+func TestPlace(t *testing.T) {
+	d := &document{data: []byte("ab\n\ncd")}
+	for _, c := range [][3]int{{0, 1, 1}, {2, 1, 3}, {3, 2, 1}, {6, 3, 3}, {4, 3, 1}, {9, 3, 3}, {1, 1, 2}} {
+		if line, column := d.place(int64(c[0])); line != c[1] || column != c[2] {
+			t.Errorf("at %d: got %d:%d, want %d:%d", c[0], line, column, c[1], c[2])
+		}
 	}
 }

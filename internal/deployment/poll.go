@@ -2,6 +2,7 @@ package deployment
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
@@ -62,9 +63,14 @@ func (t *tracked) active() bool {
 	return t.source == FromFile || t.record != nil && t.record.state == "up"
 }
 
+// missing reports whether the state file is not there.
+func (t *tracked) missing() bool {
+	return t.stateFile.err != nil && t.stateFile.err.Reason == ReasonMissing
+}
+
 // unborn tells a deployment whose state file is missing because it is not up.
 func (t *tracked) unborn() bool {
-	return !t.active() && t.stateFile != nil && t.stateFile.err != nil && t.stateFile.err.Reason == ReasonMissing
+	return !t.active() && t.stateFile != nil && t.missing()
 }
 
 // poll looks at everything once and swaps the roster when something changed.
@@ -75,7 +81,8 @@ func (w *Watcher) poll(now time.Time) (again bool) {
 	wait := func() time.Duration { return max(time.Until(deadline), leastWait) }
 	changed := false
 
-	found, problems, complete := w.list(now)
+	l := w.list(now)
+	found, problems := l.found, l.problems
 	for key, t := range found {
 		if w.tracked[key] == nil {
 			w.tracked[key] = t
@@ -83,8 +90,9 @@ func (w *Watcher) poll(now time.Time) (again bool) {
 		}
 	}
 	for key, t := range w.tracked {
+		w.pollOne(t, now, wait)
 		switch {
-		case found[key] != nil || !complete && t.source == FromRecord:
+		case found[key] != nil, t.source == FromRecord && !l.records, t.source == FromFile && !l.leftOut[key] && !t.missing():
 			t.absent = 0
 		default:
 			if t.absent++; t.absent >= goneAfter {
@@ -95,7 +103,6 @@ func (w *Watcher) poll(now time.Time) (again bool) {
 			}
 			again = true
 		}
-		w.pollOne(t, now, wait)
 		again = again || t.retrying()
 		if v := w.viewOf(t, now); v != t.view || t.project == nil {
 			if v.stale && !t.view.stale {
@@ -114,7 +121,7 @@ func (w *Watcher) poll(now time.Time) (again bool) {
 	projects, hidden := w.chosen()
 	problems = append(problems, hidden...)
 	w.publish(now, projects, problems, changed)
-	w.settle(now, complete)
+	w.settle(now, l)
 	return again
 }
 
@@ -139,17 +146,24 @@ func (w *Watcher) newFile(kind, path string) *file {
 	return &file{kind: kind, path: path, seed: w.seed}
 }
 
-// list finds the deployments that have a file now. complete is false when
-// the records could not be listed: then none of them is gone.
-func (w *Watcher) list(now time.Time) (found map[string]*tracked, problems []Problem, complete bool) {
-	found = map[string]*tracked{}
-	complete = true
+// listed are the deployments that have a file now.
+type listed struct {
+	found          map[string]*tracked
+	leftOut        map[string]bool // paths, for their names and number
+	problems       []Problem
+	records, files bool // all folders of records, and of state files, could be read
+}
+
+func (w *Watcher) list(now time.Time) listed {
+	found, leftOut := map[string]*tracked{}, map[string]bool{}
+	var problems []Problem
+	records, files := true, true
 	bad := map[failure]int{}
 	if w.Settings != "" {
 		dir := filepath.Join(w.Settings, "deployments")
 		names, err := w.folder.list(dir, now)
 		if err != nil {
-			complete = false
+			records = false
 			problems = append(problems, Problem{File: "settings", Reason: pathError(err).Reason, Text: "the folder of deployment records can not be read"})
 			if w.first("settings") {
 				w.log.Warn("the folder of deployment records can not be read; what was known stays", "path", dir, "err", err)
@@ -168,12 +182,21 @@ func (w *Watcher) list(now time.Time) (found map[string]*tracked, problems []Pro
 		}
 	}
 	for _, pattern := range w.StateGlobs {
-		paths, err := filepath.Glob(pattern)
-		if err != nil {
+		paths, err := expand(pattern)
+		switch said := "pattern " + pattern; {
+		case errors.Is(err, filepath.ErrBadPattern):
 			problems = append(problems, Problem{File: "settings", Reason: ReasonMalformed, Text: "a pattern of state files is malformed"})
-			if w.first("pattern " + pattern) {
+			if w.first(said) {
 				w.log.Warn("a pattern of state files is malformed", "pattern", pattern, "err", err)
 			}
+		case err != nil:
+			files = false
+			problems = append(problems, Problem{File: "settings", Reason: ReasonUnreadable, Text: "a folder of state files can not be read"})
+			if w.first(said) {
+				w.log.Warn("a folder of state files can not be read; what was known stays", "pattern", pattern, "err", err)
+			}
+		case w.over(said):
+			w.log.Info("the folders of state files can be read again", "pattern", pattern)
 		}
 		for _, path := range paths {
 			stem, ok := strings.CutSuffix(filepath.Base(path), "-state.json")
@@ -184,6 +207,8 @@ func (w *Watcher) list(now time.Time) (found map[string]*tracked, problems []Pro
 				found[path] = w.known(path, func() *tracked {
 					return &tracked{name: stem, source: FromFile, stateFile: w.newFile("state", path)}
 				})
+			} else {
+				leftOut[path] = true
 			}
 		}
 	}
@@ -196,7 +221,7 @@ func (w *Watcher) list(now time.Time) (found map[string]*tracked, problems []Pro
 		}
 		problems = append(problems, Problem{File: k.file, Reason: k.reason, Text: text})
 	}
-	return found, problems, complete
+	return listed{found, leftOut, problems, records, files}
 }
 
 func (w *Watcher) known(key string, fresh func() *tracked) *tracked {

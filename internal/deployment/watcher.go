@@ -125,19 +125,20 @@ func (w *Watcher) Settled() error {
 const settleAfter = 10 * time.Second
 
 // settle ends the start when each file has had a good version.
-func (w *Watcher) settle(now time.Time, listed bool) {
+func (w *Watcher) settle(now time.Time, l listed) {
 	if w.begun.IsZero() {
 		w.begun = now
 	}
 	if w.settled.Load() {
 		return
 	}
-	if !listed {
+	records := l.records
+	if !records {
 		_, err := os.Stat(filepath.Join(w.Settings, "deployments"))
-		listed = errors.Is(err, fs.ErrNotExist) // there is no TestbedOS
+		records = errors.Is(err, fs.ErrNotExist) // there is no TestbedOS
 	}
 	cluster := w.cluster.file // not every cluster has one
-	waiting := !listed || cluster.awaited() && cluster.err.Reason != ReasonMissing
+	waiting := !records || !l.files || cluster.awaited() && cluster.err.Reason != ReasonMissing
 	for _, t := range w.tracked {
 		waiting = waiting || t.recordFile.awaited() || t.active() && t.stateFile.awaited()
 	}

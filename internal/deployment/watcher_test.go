@@ -2,6 +2,7 @@ package deployment
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -389,6 +390,58 @@ func TestNamesOfFiles(t *testing.T) {
 	}
 	if text := r.Problems()[0].Text; text != "7 files whose names can not be used are left out" {
 		t.Errorf("got %q", text)
+	}
+}
+
+// TestFolderOfStateFiles: a folder that can not be read for a while takes
+// nothing out, is said, and is waited for at the start. What goes while it can
+// not be read goes afterwards.
+func TestFolderOfStateFiles(t *testing.T) {
+	s := newSettings(t)
+	dir, away := filepath.Join(s.root, "states"), filepath.Join(s.root, "away")
+	path := func(name string) string { return filepath.Join(dir, name+"-state.json") }
+	s.write(path("stays"), stateJSON("stays", "a"))
+	s.write(path("goes"), stateJSON("goes", "b"))
+	hide := func() {
+		if err := errors.Join(os.Rename(dir, away), os.Symlink("states", dir)); err != nil { // to itself: ELOOP
+			t.Fatal(err)
+		}
+	}
+	show := func() {
+		if err := errors.Join(os.Remove(dir), os.Rename(away, dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names := func(r *Roster) (names string) {
+		for _, p := range r.Projects() {
+			names += p.Name + " "
+		}
+		for _, p := range r.Problems() {
+			names += p.Reason + " "
+		}
+		return names
+	}
+	pattern := filepath.Join(s.root, "st?tes", "*-state.json")
+	w := s.watch(pattern)
+	if got := names(w.polls(time.Second)); got != "goes stays " {
+		t.Fatalf("got %q", got)
+	}
+	hide()
+	if got := names(w.polls(3 * time.Second)); got != "goes stays unreadable " {
+		t.Errorf("while the folder can not be read: got %q", got)
+	}
+	later := s.watch(pattern)
+	if later.polls(3 * time.Second); later.settled.Load() {
+		t.Error("a start is over with a folder that can not be read")
+	}
+	if err := os.Remove(filepath.Join(away, "goes-state.json")); err != nil {
+		t.Fatal(err)
+	}
+	show()
+	for _, w := range []*watch{w, later} {
+		if got := names(w.polls(time.Second)); got != "stays " || !w.settled.Load() {
+			t.Errorf("when the folder can be read again: got %q", got)
+		}
 	}
 }
 
