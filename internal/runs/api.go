@@ -109,7 +109,7 @@ func (a *API) refuse(w http.ResponseWriter, err error) {
 func (a *API) list(r *http.Request) (any, int, error) {
 	return struct {
 		Runs []*Run `json:"runs"`
-	}{a.Records.List(r.FormValue("project"))}, http.StatusOK, nil
+	}{a.Records.List(r.URL.Query().Get("project"))}, http.StatusOK, nil
 }
 
 func (a *API) get(r *http.Request) (any, int, error) {

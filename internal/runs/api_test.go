@@ -1,9 +1,14 @@
 package runs
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"mime/multipart"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -156,4 +161,36 @@ func TestWriters(t *testing.T) {
 			t.Errorf("%s is %s", name, w)
 		}
 	}
+}
+
+// TestListReadsNoBody: a form with a file is not taken for the project, nor
+// read: it would be kept in memory, and on the disk of temporary files.
+func TestListReadsNoBody(t *testing.T) {
+	l := newLab(t, t.TempDir())
+	var body bytes.Buffer
+	form := multipart.NewWriter(&body)
+	if err := errors.Join(form.WriteField("project", "another"), form.Close()); err != nil {
+		t.Fatal(err)
+	}
+	run := l.begin("r")
+	sent := &counting{Reader: &body}
+	r := httptest.NewRequest(http.MethodGet, "/api/v1/runs?project=lab", sent)
+	r.Header.Set("Content-Type", form.FormDataContentType())
+	mux, w := http.NewServeMux(), httptest.NewRecorder()
+	(&API{Records: l.Records}).Mount(mux)
+	mux.ServeHTTP(w, r)
+	if !strings.Contains(w.Body.String(), run.ID) || sent.n > 0 {
+		t.Errorf("%d bytes are read for %s", sent.n, w.Body)
+	}
+}
+
+type counting struct {
+	io.Reader
+	n int
+}
+
+func (c *counting) Read(b []byte) (int, error) {
+	n, err := c.Reader.Read(b)
+	c.n += n
+	return n, err
 }

@@ -120,6 +120,7 @@ func (r *Records) Start(project, name string, now time.Time) (*Run, error) {
 		run.StateProblem = err.Error()
 	}
 	if err := r.keep(run); err != nil {
+		_ = r.folder.remove(run.ID)
 		return nil, err
 	}
 	r.counts.started.Inc()

@@ -12,6 +12,7 @@ const leftOut = "(left out)"
 var (
 	secretKey  = regexp.MustCompile(`(?i)pass(word|wd|phrase)?$|passw|secret|token|credential|private_?key|api_?key|access_?key|ssh_.*key|auth|cookie|^user(name)?$`)
 	secretWord = regexp.MustCompile(`(?i)([a-z0-9_-]*(?:passw(?:or)?d|passphrase|secret|token|credential|api[_-]?key|access[_-]?key)[a-z0-9_-]*\s*[=:]\s*)\S+`)
+	secretFlag = regexp.MustCompile(`(?i)((?:^|\s)--?[a-z0-9_-]*(?:passw(?:or)?d|passphrase|secret|token|credential|api[_-]?key|access[_-]?key)[a-z0-9_-]*\s+)[^-\s]\S*`)
 	userInfo   = regexp.MustCompile(`://[^/@\s]+@`)
 )
 
@@ -39,12 +40,16 @@ func harmless(v any) any {
 	switch v := v.(type) {
 	case map[string]any:
 		for key, value := range v {
-			switch _, isText := value.(string); {
-			case value == nil:
+			members, isMap := value.(map[string]any)
+			switch {
+			case isMap && (key == "testbed_guests" || key == "testbed_hosts"):
+				for name := range members { // whatever it is called
+					members[name] = harmless(members[name])
+				}
 			case strings.EqualFold(key, "environment"):
+				v[key] = environment(value)
+			case secretKey.MatchString(key):
 				v[key] = without(value)
-			case secretKey.MatchString(key) && isText:
-				v[key] = leftOut
 			default:
 				v[key] = harmless(value)
 			}
@@ -58,12 +63,15 @@ func harmless(v any) any {
 		if strings.Contains(v, "PRIVATE KEY-----") {
 			return leftOut
 		}
-		return userInfo.ReplaceAllString(secretWord.ReplaceAllString(v, "${1}"+leftOut), "://"+leftOut+"@")
+		for _, words := range []*regexp.Regexp{secretWord, secretFlag} {
+			v = words.ReplaceAllString(v, "${1}"+leftOut)
+		}
+		return userInfo.ReplaceAllString(v, "://"+leftOut+"@")
 	}
 	return v
 }
 
-// without leaves all texts out: of a map the keys stay, of NAME=VALUE the name.
+// without leaves all texts and numbers out. Of an object the keys stay.
 func without(v any) any {
 	switch v := v.(type) {
 	case map[string]any:
@@ -76,15 +84,28 @@ func without(v any) any {
 			v[i] = without(v[i])
 		}
 		return v
-	case string:
-		if name, _, ok := strings.Cut(v, "="); ok {
-			return name + "=" + leftOut
-		}
-		return leftOut
-	case nil:
-		return nil
+	case nil, bool:
+		return v
 	}
 	return leftOut
+}
+
+// environment leaves the values of variables out: of NAME=VALUE in a list the
+// name stays.
+func environment(v any) any {
+	list, ok := v.([]any)
+	if !ok {
+		return without(v)
+	}
+	for i := range list {
+		text, _ := list[i].(string)
+		if name, _, ok := strings.Cut(text, "="); ok {
+			list[i] = name + "=" + leftOut
+		} else {
+			list[i] = without(list[i])
+		}
+	}
+	return list
 }
 
 // afterFlag leaves out what follows a flag such as --password in a list of

@@ -34,7 +34,10 @@ const (
 	temporary = ".tmp"
 )
 
-var errTaken = errors.New("another gateway keeps its runs there")
+var (
+	errTaken   = errors.New("another gateway keeps its runs there")
+	errNotOurs = errors.New("the folder can not be used")
+)
 
 // take makes the folder and locks it for this process.
 func (f *folder) take() error {
@@ -105,8 +108,8 @@ func (f *folder) read() (found []stored, damaged []damage, err error) {
 				found = append(found, run)
 				continue
 			}
-			if errors.Is(why, fs.ErrPermission) || errors.Is(why, unix.EIO) {
-				return nil, damaged, why
+			if _, unread := errors.AsType[*fs.PathError](why); unread && !errors.Is(why, unix.ELOOP) && !errors.Is(why, unix.ENXIO) {
+				return nil, damaged, why // no descriptor is left, say: nothing is known of it
 			}
 			now, err := f.aside(name)
 			if err != nil {
@@ -167,7 +170,7 @@ func (f *folder) aside(name string) (string, error) {
 // write brings a file to the disk: after an error the one before is there.
 func (f *folder) write(name string, content []byte) (err error) {
 	if f.lock == nil {
-		return errors.New("the folder can not be used")
+		return errNotOurs
 	}
 	temp, err := os.CreateTemp(f.path, "*"+temporary)
 	if err != nil {
@@ -196,6 +199,9 @@ func (f *folder) write(name string, content []byte) (err error) {
 
 // remove takes a record and what is beside it away, the record first.
 func (f *folder) remove(id string) error {
+	if f.lock == nil {
+		return errNotOurs
+	}
 	if err := os.Remove(f.file(id + ".json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

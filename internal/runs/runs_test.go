@@ -166,6 +166,28 @@ func TestStateIsKeptWithoutCredentials(t *testing.T) {
 	}
 }
 
+func TestWithoutCredentials(t *testing.T) {
+	for state, want := range map[string]string{
+		`{"password":482913,"passphrase":null,"use_token":true}`:       `{"passphrase":null,"password":"(left out)","use_token":true}`,
+		`{"secrets":["s","a=b"],"ssh_keys":["s"]}`:                     `{"secrets":["(left out)","(left out)"],"ssh_keys":["(left out)"]}`,
+		`{"passwords":{"root":"s"},"api_token":{"value":["s",1]}}`:     `{"api_token":{"value":["(left out)","(left out)"]},"passwords":{"root":"(left out)"}}`,
+		`{"command":"serve --db-password s -v --api-key=s --token"}`:   `{"command":"serve --db-password (left out) -v --api-key=(left out) --token"}`,
+		`{"environment":["A=s=s","s",{"B":"s=s"}]}`:                    `{"environment":["A=(left out)","(left out)",{"B":"(left out)"}]}`,
+		`{"environment":{"A":"s=s"}}`:                                  `{"environment":{"A":"(left out)"}}`,
+		`{"testbed_guests":{"auth-server":{"ip":"1","password":"s"}}}`: `{"testbed_guests":{"auth-server":{"ip":"1","password":"(left out)"}}}`,
+		`{"testbed_guests":[{"token":"s"}]}`:                           `{"testbed_guests":[{"token":"(left out)"}]}`,
+	} {
+		got, err := withoutCredentials([]byte(state))
+		var b bytes.Buffer
+		if err == nil {
+			err = json.Compact(&b, got)
+		}
+		if err != nil || b.String() != want {
+			t.Errorf("%s becomes\n%s, %v; want\n%s", state, &b, err, want)
+		}
+	}
+}
+
 // A run ends a minute after its deployment went down, as of that moment, and
 // not because of an action on it.
 func TestDeploymentGoesDown(t *testing.T) {
