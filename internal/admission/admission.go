@@ -81,6 +81,7 @@ const (
 // node is what the gate remembers of one sender.
 type node struct {
 	mu       sync.Mutex // held by a Session
+	gone     bool       // another one has its place
 	host     string
 	roster   *deployment.Roster // the verdicts below hold for
 	spoken   [2]spoken          // by wire.Version
@@ -125,7 +126,24 @@ type Session struct {
 // Begin starts taking claims of the authenticated sender called host. It
 // waits for a session of the same sender to end.
 func (g *Gate) Begin(host string, now time.Time) *Session {
+	n := g.node(host, now)
+	n.mu.Lock()
+	for n.gone { // forgotten while we waited
+		n.mu.Unlock()
+		n = g.node(host, now)
+		n.mu.Lock()
+	}
+	s := &Session{gate: g, node: n, now: now}
+	if roster := g.Roster(); roster != n.roster {
+		n.roster, n.owners = roster, map[*deployment.Guest]*sample.Owner{}
+		s.forgetVerdicts()
+	}
+	return s
+}
+
+func (g *Gate) node(host string, now time.Time) *node {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	if g.nodes == nil {
 		g.nodes, g.families, g.names = map[string]*node{}, map[sample.Family]*sample.Family{}, map[string]string{}
 	}
@@ -134,14 +152,7 @@ func (g *Gate) Begin(host string, now time.Time) *Session {
 		n = &node{host: host, swept: now, metadata: map[string]*sample.Family{}}
 		g.nodes[host] = n
 	}
-	g.mu.Unlock()
-	n.mu.Lock()
-	s := &Session{gate: g, node: n, now: now}
-	if roster := g.Roster(); roster != n.roster {
-		n.roster, n.owners = roster, map[*deployment.Guest]*sample.Owner{}
-		s.forgetVerdicts()
-	}
-	return s
+	return n
 }
 
 // End lets the next session of this sender begin.
@@ -177,8 +188,11 @@ func (g *Gate) Forget(now time.Time) {
 		if !n.mu.TryLock() {
 			continue
 		}
-		(&Session{gate: g, node: n, now: now}).sweep()
+		s := &Session{gate: g, node: n, now: now}
+		s.sweep()
 		if n.spoken[wire.V1].memory.Len()+n.spoken[wire.V2].memory.Len() == 0 {
+			s.forgetVerdicts() // those of a memory before this one, too
+			n.gone = true
 			delete(g.nodes, host)
 		}
 		n.mu.Unlock()

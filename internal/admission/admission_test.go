@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -248,5 +249,83 @@ func TestRefusedClaimsDoNotGrowMemory(t *testing.T) {
 	spoken := &g.nodes["client-1"].spoken[wire.V1]
 	if got := len(spoken.admitted) + len(spoken.others); got > 20 {
 		t.Fatalf("%d verdicts are remembered, want at most 20", got)
+	}
+}
+
+// TestForgottenAltogether: what is forgotten of a sender does not count in the
+// gateway's limit, also when its last body began a new memory and was refused
+// further on.
+func TestForgottenAltogether(t *testing.T) {
+	roster := settings(t)
+	g := &Gate{Roster: func() *deployment.Roster { return roster }, NodeSeries: 10, GatewaySeries: 15}
+	body := func(name string) []byte {
+		var points []sample.Point
+		for i := range 10 {
+			label := sample.Label{Name: "i", Value: name + strconv.Itoa(i)}
+			points = append(points, sample.Point{Series: sample.New(&sample.Family{Name: "a"}, label), T: 1000})
+		}
+		return new(wire.Encoder).Append(nil, points)
+	}
+	raw, err := snappy.Decode(nil, body("another table "))
+	if err != nil {
+		t.Fatal(err)
+	}
+	malformed := snappy.Encode(nil, append(raw, 0xff))
+	now := time.Now()
+	push := func(host string, body []byte) (admitted int) {
+		s := g.Begin(host, now)
+		defer s.End()
+		var d wire.Decoder
+		r, err := d.Decode(body, s.Memory(wire.V2))
+		if err != nil {
+			return 0
+		}
+		r.EachSeries(func(c *wire.Series) {
+			if s.Admit(c, wire.V2).Series != nil {
+				admitted++
+			}
+		})
+		return admitted
+	}
+	for range 2 {
+		if n := push("client-1", body("a")); n != 10 {
+			t.Fatalf("%d series of client-1 are admitted, want 10", n)
+		}
+		push("client-1", malformed)
+		now = now.Add(forgetAfter + time.Second)
+		g.Forget(now)
+		if len(g.nodes) != 0 || g.admitted.Load() != 0 {
+			t.Errorf("%d senders are remembered, and %d series count", len(g.nodes), g.admitted.Load())
+		}
+	}
+	if n := push("main-host", body("b")); n != 10 {
+		t.Errorf("%d series of main-host are admitted, want 10", n)
+	}
+}
+
+// TestForgottenWhileWaiting: who waits for a session of its sender to end is not
+// left with what was forgotten then.
+func TestForgottenWhileWaiting(t *testing.T) {
+	roster := settings(t)
+	forgotten := 0
+	for try := 0; try < 200 && forgotten < 5; try++ {
+		g := &Gate{Roster: func() *deployment.Roster { return roster }}
+		first := g.Begin("client-1", time.Now())
+		second := make(chan *Session)
+		go func() { second <- g.Begin("client-1", time.Now()) }()
+		time.Sleep(2 * time.Millisecond) // it waits, most probably
+		first.node.mu.Unlock()
+		g.Forget(time.Now())
+		s := <-second
+		if s.node != first.node {
+			forgotten++
+		}
+		if s.node != g.nodes["client-1"] {
+			t.Fatal("the second session works on what is forgotten")
+		}
+		s.End()
+	}
+	if forgotten == 0 {
+		t.Error("nothing was ever forgotten while one waited")
 	}
 }

@@ -8,12 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.yaml.in/yaml/v4"
@@ -30,11 +32,12 @@ var (
 	ErrNoCredentials  = errors.New("credentials are needed: a bearer token, or basic auth with the node's name and its token")
 	ErrBadCredentials = errors.New("the credentials belong to no node")
 	ErrNoName         = errors.New("say who you are: in the header " + NodeHeader + " or as the user of basic auth, with any password")
+	ErrBrowser        = errors.New("a page in a browser is not believed without a nodes file; start the gateway with --push.nodes-file")
 	ErrNotLoopback    = errors.New("without a nodes file only senders on this machine are believed; start the gateway with --push.nodes-file")
 )
 
 // Nodes knows who may send. Without a file it believes senders on loopback
-// that did not come through a proxy. Its methods may be called from any
+// that did not come through a proxy and are no pages in a browser. Its methods may be called from any
 // goroutine.
 type Nodes struct {
 	path string
@@ -47,9 +50,21 @@ type Nodes struct {
 	byToken map[[sha256.Size]byte]string // token's hash to host name
 }
 
+// fileVersion is what tells two versions of a file apart: a tool that keeps the
+// times makes another file, or at least another time of change.
 type fileVersion struct {
 	modified time.Time
 	size     int64
+	file     uint64
+	changed  syscall.Timespec
+}
+
+func versionOf(info fs.FileInfo) fileVersion {
+	v := fileVersion{modified: info.ModTime(), size: info.Size()}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		v.file, v.changed = st.Ino, st.Ctim
+	}
+	return v
 }
 
 // NewNodes reads the file at path, or believes loopback when path is "". The
@@ -118,6 +133,11 @@ func claimed(r *http.Request) (string, error) {
 	if ip == nil || !ip.IsLoopback() {
 		return "", ErrNotLoopback
 	}
+	for _, h := range [...]string{"Origin", "Sec-Fetch-Site"} { // whose name may lead here, so that it can set all other headers
+		if r.Header.Get(h) != "" {
+			return "", ErrBrowser
+		}
+	}
 	name := r.Header.Get(NodeHeader)
 	if name == "" {
 		name, _, _ = r.BasicAuth() // for senders that can not set headers
@@ -166,7 +186,7 @@ func (n *Nodes) read() error {
 	if err != nil {
 		return fmt.Errorf("read nodes file: %w", err)
 	}
-	version := fileVersion{info.ModTime(), info.Size()}
+	version := versionOf(info)
 	n.mu.Lock()
 	same := n.byToken != nil && version == n.version && !n.failing
 	n.mu.Unlock()

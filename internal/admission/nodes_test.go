@@ -92,6 +92,46 @@ func TestLoopbackIsBelievedWithoutAFile(t *testing.T) {
 	}
 }
 
+// A page whose name was pointed here may say any name as its own site.
+func TestPagesAreNotBelieved(t *testing.T) {
+	nodes, err := NewNodes("", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for header, value := range map[string]string{"Origin": "http://lab.example:9370", "Sec-Fetch-Site": "same-origin"} {
+		r := httptest.NewRequest(http.MethodPost, "http://lab.example:9370/api/v1/write", nil)
+		r.RemoteAddr = "127.0.0.1:1234"
+		r.Header.Set(NodeHeader, "main-host")
+		r.Header.Set(header, value)
+		if got, err := nodes.Authenticate(r); !errors.Is(err, ErrBrowser) {
+			t.Errorf("with %s: got %q, %v; want %v", header, got, err, ErrBrowser)
+		}
+	}
+}
+
+// TestTokenTakenBack: another file of the same length and time is another one.
+func TestTokenTakenBack(t *testing.T) {
+	path := nodesFile(t, "nodes:\n  main-host: {token: "+mainToken+"}\n")
+	at := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(path, at, at); err != nil {
+		t.Fatal(err)
+	}
+	nodes, err := NewNodes(path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := nodesFile(t, "nodes:\n  main-host: {token: "+strings.ToUpper(mainToken)+"}\n")
+	if err := errors.Join(os.Chtimes(next, at, at), os.Rename(next, path)); err != nil {
+		t.Fatal(err)
+	}
+	nodes.checked = time.Time{}
+	r := httptest.NewRequest(http.MethodPost, "/api/v1/write", nil)
+	r.Header.Set("Authorization", "Bearer "+mainToken)
+	if host, err := nodes.Authenticate(r); err == nil {
+		t.Errorf("the token before still opens for %s", host)
+	}
+}
+
 func TestNameFromBasicAuth(t *testing.T) {
 	nodes, err := NewNodes("", slog.New(slog.DiscardHandler))
 	if err != nil {
