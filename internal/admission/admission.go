@@ -5,6 +5,7 @@
 package admission
 
 import (
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -260,6 +261,17 @@ func (s *Session) sweep() {
 				s.admitted(-1)
 			}
 		})
+	}
+	if n := s.node; len(n.metadata) >= maxMetadata { // room for those to come
+		used := map[string]bool{}
+		for v := range n.spoken {
+			for _, a := range n.spoken[v].admitted {
+				if a.series != nil {
+					used[a.series.Family().Name] = true
+				}
+			}
+		}
+		maps.DeleteFunc(n.metadata, func(name string, _ *sample.Family) bool { return !used[name] })
 	}
 }
 

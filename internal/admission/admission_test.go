@@ -329,3 +329,31 @@ func TestForgottenWhileWaiting(t *testing.T) {
 		t.Error("nothing was ever forgotten while one waited")
 	}
 }
+
+// TestMetadataMakesRoom: a sender that has had as many families as are
+// remembered can have others when it says those before no more.
+func TestMetadataMakesRoom(t *testing.T) {
+	roster := settings(t)
+	g := &Gate{Roster: func() *deployment.Roster { return roster }}
+	now := time.Now()
+	session := func(family string, more int) (learnt sample.Type) {
+		now = now.Add(forgetAfter + time.Second)
+		s := g.Begin("client-1", now)
+		defer s.End()
+		s.Learn(wire.Metadata{Family: []byte(family), Type: wire.Counter})
+		for i := range more {
+			s.Learn(wire.Metadata{Family: []byte(family + strconv.Itoa(i)), Type: wire.Counter})
+		}
+		claims(t, s.Memory(wire.V1), func(c *wire.Series) { learnt = s.Admit(c, wire.V1).Series.Family().Type }, []string{"__name__", family})
+		return learnt
+	}
+	for _, family := range []string{"first", "second", "third"} {
+		session(family, maxMetadata) // a sweep behind it makes room
+		if got := session(family, 0); got != sample.Counter {
+			t.Errorf("%s is of type %v, want a counter", family, got)
+		}
+	}
+	if got := session("third", 0); got != sample.Counter {
+		t.Errorf("what is in use has become %v", got)
+	}
+}
