@@ -5,16 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"io/fs"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -81,7 +79,7 @@ func (w *Watcher) poll(now time.Time) (again bool) {
 	wait := func() time.Duration { return max(time.Until(deadline), leastWait) }
 	changed := false
 
-	l := w.list(now)
+	l := w.list(now, wait())
 	found, problems := l.found, l.problems
 	for key, t := range found {
 		if w.tracked[key] == nil {
@@ -152,19 +150,19 @@ type listed struct {
 	leftOut        map[string]bool // paths, for their names and number
 	problems       []Problem
 	records, files bool // all folders of records, and of state files, could be read
+	noTestbedOS    bool // there is no folder of records
 }
 
-func (w *Watcher) list(now time.Time) listed {
-	found, leftOut := map[string]*tracked{}, map[string]bool{}
-	var problems []Problem
-	records, files := true, true
+func (w *Watcher) list(now time.Time, wait time.Duration) listed {
+	all := listed{found: map[string]*tracked{}, leftOut: map[string]bool{}, records: true, files: true}
+	folders := w.listing.look(w.Settings, w.StateGlobs, now, wait)
 	bad := map[failure]int{}
 	if w.Settings != "" {
 		dir := filepath.Join(w.Settings, "deployments")
-		names, err := w.folder.list(dir, now)
+		names, err := folders.records, folders.err
 		if err != nil {
-			records = false
-			problems = append(problems, Problem{File: "settings", Reason: pathError(err).Reason, Text: "the folder of deployment records can not be read"})
+			all.records, all.noTestbedOS = false, errors.Is(err, fs.ErrNotExist)
+			all.problems = append(all.problems, Problem{File: "settings", Reason: pathError(err).Reason, Text: "the folder of deployment records can not be read"})
 			if w.first("settings") {
 				w.log.Warn("the folder of deployment records can not be read; what was known stays", "path", dir, "err", err)
 			}
@@ -174,24 +172,24 @@ func (w *Watcher) list(now time.Time) listed {
 		for _, name := range names {
 			stem := strings.TrimSuffix(name, ".json")
 			path := filepath.Join(dir, name)
-			if w.usable("record", path, stem, len(found), bad) {
-				found[path] = w.known(path, func() *tracked {
+			if w.usable("record", path, stem, len(all.found), bad) {
+				all.found[path] = w.known(path, func() *tracked {
 					return &tracked{name: stem, source: FromRecord, recordFile: w.newFile("record", path)}
 				})
 			}
 		}
 	}
-	for _, pattern := range w.StateGlobs {
-		paths, err := expand(pattern)
+	for i, pattern := range w.StateGlobs {
+		paths, err := folders.files[i].paths, folders.files[i].err
 		switch said := "pattern " + pattern; {
 		case errors.Is(err, filepath.ErrBadPattern):
-			problems = append(problems, Problem{File: "settings", Reason: ReasonMalformed, Text: "a pattern of state files is malformed"})
+			all.problems = append(all.problems, Problem{File: "settings", Reason: ReasonMalformed, Text: "a pattern of state files is malformed"})
 			if w.first(said) {
 				w.log.Warn("a pattern of state files is malformed", "pattern", pattern, "err", err)
 			}
 		case err != nil:
-			files = false
-			problems = append(problems, Problem{File: "settings", Reason: ReasonUnreadable, Text: "a folder of state files can not be read"})
+			all.files = false
+			all.problems = append(all.problems, Problem{File: "settings", Reason: ReasonUnreadable, Text: "a folder of state files can not be read"})
 			if w.first(said) {
 				w.log.Warn("a folder of state files can not be read; what was known stays", "pattern", pattern, "err", err)
 			}
@@ -203,12 +201,12 @@ func (w *Watcher) list(now time.Time) listed {
 			if !ok {
 				stem = ""
 			}
-			if w.usable("state", path, stem, len(found), bad) {
-				found[path] = w.known(path, func() *tracked {
+			if w.usable("state", path, stem, len(all.found), bad) {
+				all.found[path] = w.known(path, func() *tracked {
 					return &tracked{name: stem, source: FromFile, stateFile: w.newFile("state", path)}
 				})
 			} else {
-				leftOut[path] = true
+				all.leftOut[path] = true
 			}
 		}
 	}
@@ -219,9 +217,9 @@ func (w *Watcher) list(now time.Time) listed {
 		if k.reason == ReasonTooMany {
 			text = fmt.Sprintf("%d deployments beyond the first %d are left out", bad[k], MaxProjects)
 		}
-		problems = append(problems, Problem{File: k.file, Reason: k.reason, Text: text})
+		all.problems = append(all.problems, Problem{File: k.file, Reason: k.reason, Text: text})
 	}
-	return listed{found, leftOut, problems, records, files}
+	return all
 }
 
 func (w *Watcher) known(key string, fresh func() *tracked) *tracked {
@@ -433,41 +431,4 @@ func (w *Watcher) publish(now time.Time, projects []*Project, problems []Problem
 		h.projects = append(h.projects, s)
 	}
 	w.health.Store(h)
-}
-
-// folder lists a folder again only when it has changed.
-type folder struct {
-	sig   signature
-	first time.Time
-	kept  bool
-	names []string
-}
-
-// list returns the names of deployment records in dir, sorted.
-func (d *folder) list(dir string, now time.Time) ([]string, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
-		d.first = time.Time{}
-		return nil, fmt.Errorf("list %s: %w", dir, err)
-	}
-	if sig := signatureOf(&st); sig != d.sig || d.first.IsZero() {
-		d.sig, d.first, d.kept = sig, now, false
-	}
-	if d.kept {
-		return d.names, nil
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		d.first = time.Time{}
-		return nil, err
-	}
-	d.names = nil
-	for _, e := range entries {
-		name := e.Name()
-		if strings.HasSuffix(name, ".json") && !strings.HasSuffix(name, "-logs.json") {
-			d.names = append(d.names, name)
-		}
-	}
-	d.kept = now.Sub(d.first) >= young
-	return d.names, nil
 }

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
-	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,7 +44,7 @@ type Watcher struct {
 	begun    time.Time // the first look
 	seed     maphash.Seed
 	log      *slog.Logger
-	folder   folder
+	listing  listing
 	tracked  map[string]*tracked // by key: the record's or state file's path
 	cluster  clusterFile
 	problems []Problem
@@ -132,13 +129,8 @@ func (w *Watcher) settle(now time.Time, l listed) {
 	if w.settled.Load() {
 		return
 	}
-	records := l.records
-	if !records {
-		_, err := os.Stat(filepath.Join(w.Settings, "deployments"))
-		records = errors.Is(err, fs.ErrNotExist) // there is no TestbedOS
-	}
 	cluster := w.cluster.file // not every cluster has one
-	waiting := !records || !l.files || cluster.awaited() && cluster.err.Reason != ReasonMissing
+	waiting := !l.records && !l.noTestbedOS || !l.files || cluster.awaited() && cluster.err.Reason != ReasonMissing
 	for _, t := range w.tracked {
 		waiting = waiting || t.recordFile.awaited() || t.active() && t.stateFile.awaited()
 	}

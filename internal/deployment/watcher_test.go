@@ -445,6 +445,37 @@ func TestFolderOfStateFiles(t *testing.T) {
 	}
 }
 
+// A folder on a file system that hangs holds up only that more is found.
+func TestHangingFolder(t *testing.T) {
+	s := newSettings(t)
+	s.record("p", `"up"`)
+	s.state("p", "a")
+	file := filepath.Join(s.root, "states", "q-state.json")
+	s.write(file, stateJSON("q", "a"))
+	w := s.watch(filepath.Join(s.root, "states", "*"))
+	w.polls(time.Second)
+	hung := make(chan folders, 1)
+	w.listing.pending = hung
+	s.state("p", "a", "b")
+	s.write(file, stateJSON("q", "a", "b"))
+	r := w.polls(time.Second)
+	for _, name := range []string{"p", "q"} {
+		if got := guestNames(r.Project(name)); got != "a b " {
+			t.Errorf("%s while its folder hangs: got %q, want a b", name, got)
+		}
+	}
+	if got := fmt.Sprint(r.Problems()); strings.Count(got, ReasonUnreadable) != 2 {
+		t.Errorf("problems: got %s, want both folders", got)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	hung <- folders{err: errNoAnswer, files: []files{{}}}
+	if r := w.polls(time.Second); r.Project("q") != nil || r.Project("p") == nil || len(r.Problems()) != 0 {
+		t.Errorf("when it answers again: %+v", r.Projects())
+	}
+}
+
 func TestStateGlobs(t *testing.T) {
 	s := newSettings(t)
 	s.record("both", `"up"`)
