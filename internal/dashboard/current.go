@@ -72,7 +72,7 @@ type current struct {
 	mu       sync.Mutex // guards what follows; taken after pageMu
 	at       time.Time
 	values   map[sample.Owner]values
-	counters map[*sample.Series]counter
+	counters map[sample.Key]counter
 
 	pageMu sync.Mutex // guards what follows
 	pageAt time.Time
@@ -128,7 +128,7 @@ func (d *Dashboard) valuesOf(project string, match func(sample.Owner) bool) map[
 
 func (c *current) look(store *window.Store, match func(sample.Owner) bool) {
 	c.values = map[sample.Owner]values{}
-	counters := map[*sample.Series]counter{}
+	counters := map[sample.Key]counter{}
 	for _, p := range store.Newest(nil, match) {
 		name := p.Series.Name()
 		v := p.V
@@ -138,8 +138,9 @@ func (c *current) look(store *window.Store, match func(sample.Owner) bool) {
 			if p.Series.Label("device") == "lo" {
 				continue
 			}
-			n := c.counters[p.Series].next(p)
-			counters[p.Series] = n
+			key := p.Series.Key() // a change of the roster makes new series of the same name
+			n := c.counters[key].next(p)
+			counters[key] = n
 			if !n.rate.OK {
 				continue
 			}

@@ -51,6 +51,7 @@ type testbed struct {
 	book    *presence.Book
 	store   *window.Store
 	now     time.Time
+	anew    bool // series are made anew, as after a change of the roster
 }
 
 func newTestbed(t testing.TB) *testbed {
@@ -123,8 +124,11 @@ func (b *testbed) measure(host, name, kind string, readings ...reading) {
 }
 
 // series is the one the window has already, as admission gives out the same
-// one again.
+// one again until the roster changes.
 func (b *testbed) series(s *sample.Series) *sample.Series {
+	if b.anew {
+		return s
+	}
 	for _, p := range b.store.Newest(nil, nil) {
 		if p.Series.Text() == s.Text() {
 			return p.Series
@@ -266,6 +270,31 @@ func TestRates(t *testing.T) {
 	expect("4000 bytes sent in 2 s", "1250", "2000")
 	b.now = noon.Add(10 * time.Minute)
 	expect("forgotten meanwhile", "null", "null")
+}
+
+// A change of the roster has admission make the series anew, under their names:
+// rates go on.
+func TestRatesOutlastTheRoster(t *testing.T) {
+	b := newTestbed(t)
+	handler := b.serve("")
+	for i, want := range []string{"null", "2000", "1000"} {
+		if i > 0 {
+			b.now = b.now.Add(2 * time.Second)
+			b.anew = true
+			b.measure("main-host", "server", "libvirt", onDevice(guestTransmit, "vnet0", []float64{0, 9000, 11000}[i]))
+		}
+		var a struct {
+			Guests []struct {
+				Tx json.RawMessage `json:"network_transmit_bytes_per_second"`
+			} `json:"guests"`
+		}
+		if err := json.Unmarshal(get(t, handler, "/api/v1/deployments/signal").Body.Bytes(), &a); err != nil {
+			t.Fatal(err)
+		}
+		if got := string(a.Guests[1].Tx); got != want {
+			t.Errorf("after %d changes of the roster: %s bytes/s sent, want %s", i, got, want)
+		}
+	}
 }
 
 func TestHeadersAndMethods(t *testing.T) {
