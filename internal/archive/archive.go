@@ -127,8 +127,10 @@ func (e *Exporter) run(ctx context.Context, id string) (*runs.Run, error) {
 		return nil, refuse(http.StatusNotFound, "there is no such run: GET /api/v1/runs lists them")
 	}
 	if run.Ended != nil {
+		// The end lies in the future when the clock was set back after it.
+		ago := max(0, time.Since(time.UnixMilli(int64(*run.Ended))))
 		select {
-		case <-time.After(settle - time.Since(time.UnixMilli(int64(*run.Ended)))):
+		case <-time.After(settle - ago):
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}

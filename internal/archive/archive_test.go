@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"fanin/internal/sample"
@@ -226,6 +227,23 @@ func TestJustEnded(t *testing.T) {
 	if files := l.files(run); !strings.Contains(files["csv/guest_level.csv"], ",2\n") {
 		t.Errorf("what came after the end is missing: %q", files)
 	}
+}
+
+// A run that ended in the future, as the clock was set back since, is waited for
+// no longer than one that has just ended.
+func TestEndedInTheFuture(t *testing.T) {
+	l := newLab(t)
+	now := time.Now().UnixMilli()
+	run := l.ran("r", now-2000, now)
+	synctest.Test(t, func(t *testing.T) { // where it is the year 2000
+		began := time.Now()
+		if _, err := l.run(t.Context(), run.ID); err != nil {
+			t.Fatal(err)
+		}
+		if waited := time.Since(began); waited != settle {
+			t.Errorf("it is waited for %v, want %v", waited, settle)
+		}
+	})
 }
 
 // A client that goes away frees its slot.
