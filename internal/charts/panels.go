@@ -2,6 +2,7 @@ package charts
 
 import (
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -106,16 +107,16 @@ func (p *Panel) label() string {
 // slowest is how far slow numbers are looked back on: two of them at least.
 const slowest = 25 * time.Second
 
-// query is the panel's expression for a deployment. With names it is about
-// those alone.
+// query is the panel's expression for a deployment, about its guests and hosts
+// and no others. With names it is about those of them alone.
 func (p *Panel) query(s Scope, look time.Duration, names []string) string {
 	if p.slow {
 		look = max(look, slowest)
 	}
 	var of []string
 	if p.hosts {
-		if names == nil && s.Deployment != "" {
-			names = s.Hosts
+		if s.Deployment != "" {
+			names = s.hosts(names)
 		}
 		of = append(of, `guest_name=""`)
 	} else {
@@ -129,6 +130,18 @@ func (p *Panel) query(s Scope, look time.Duration, names []string) string {
 		of = append(of, p.label()+"=~"+strconv.Quote(strings.Join(quoted, "|")))
 	}
 	return strings.NewReplacer("$of", strings.Join(of, ","), "$w", model.Duration(look).String()).Replace(p.expr)
+}
+
+// hosts are those of the deployment with one of these names, or all of them.
+// They are never nil: a deployment may have none.
+func (s Scope) hosts(names []string) []string {
+	own := []string{}
+	for _, h := range s.Hosts {
+		if names == nil || slices.Contains(names, h) {
+			own = append(own, h)
+		}
+	}
+	return own
 }
 
 // disturbedQuery is the verdict on a deployment: the worst in each step.
