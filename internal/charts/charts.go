@@ -21,7 +21,11 @@ const (
 	points    = 300 // at the most, on a chart
 	fresh     = time.Second
 	onItsWay  = time.Second // from the node to the history, beside its own interval
-	maxShared = 64          // answers
+	maxShared = 64          // answers that are kept
+	// maxValues are on those answers together, some 2 MB: five pages of twelve
+	// charts with ten lines each.
+	maxValues = 200_000
+	lineIs    = 8 // values, beside its own: what else a line takes
 )
 
 // Scope is whose charts are wanted.
@@ -37,8 +41,10 @@ type Charts struct {
 	ask func(ctx context.Context, query string, start, end time.Time, step time.Duration) ([]history.Curve, error)
 	now func() time.Time
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards these
 	answers map[string]*answer
+	kept    []*answer // those of answers that are made, the oldest first
+	values  int       // of kept
 }
 
 // New returns the charts of a history.
@@ -104,7 +110,7 @@ func StepFor(over time.Duration) time.Duration {
 }
 
 // Draw answers a request. Who asks for the same within a second gets the same
-// answer.
+// answer, as far as answers are kept.
 func (c *Charts) Draw(ctx context.Context, r Request) (*Answer, error) {
 	// What is on its way would be missing at the end: a rate over half of its
 	// samples is too small.
@@ -119,47 +125,105 @@ func (c *Charts) Draw(ctx context.Context, r Request) (*Answer, error) {
 	}
 	key := fmt.Sprintf("%q %q %v %q %v %s %d %d %s", r.Deployment, r.Hosts, r.Interval, r.Names, r.Only, r.Panel,
 		r.Start.UnixNano()/int64(r.Step), r.End.UnixNano()/int64(r.Step), r.Step)
-	shared := c.shared(key)
+	shared := c.enter(key)
+	defer c.leave(shared)
 	select {
 	case shared.turn <- struct{}{}:
 		defer func() { <-shared.turn }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if shared.a == nil || c.now().Sub(shared.at) >= fresh {
+	if shared.a == nil {
 		a, err := c.draw(ctx, r)
 		if err != nil {
 			return nil, err
 		}
-		shared.a, shared.at = a, c.now()
+		c.keep(shared, a)
 	}
 	return shared.a, nil
 }
 
 // answer is one that several may get.
 type answer struct {
-	turn chan struct{} // holds a token while it is made; guards at and a
-	at   time.Time
-	a    *Answer
-	used time.Time // guarded by Charts.mu
+	key  string
+	turn chan struct{} // holds a token while it is made; guards a
+
+	// guarded by Charts.mu
+	a      *Answer // written with a turn too
+	at     time.Time
+	asking int // requests
+	kept   bool
 }
 
-func (c *Charts) shared(key string) *answer {
-	now := c.now()
+// enter is the answer under a key, for a request that leaves it.
+func (c *Charts) enter(key string) *answer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for k, old := range c.answers {
-		if now.Sub(old.used) > 10*fresh || len(c.answers) >= maxShared {
-			delete(c.answers, k)
+	s := c.answers[key]
+	if s != nil && s.a != nil && c.now().Sub(s.at) >= fresh {
+		c.forget(s)
+		s = nil
+	}
+	if s == nil {
+		s = &answer{key: key, turn: make(chan struct{}, 1)}
+		c.answers[key] = s
+	}
+	s.asking++
+	return s
+}
+
+// leave forgets an answer that nobody waits for and that is not kept.
+func (c *Charts) leave(s *answer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.asking--; s.asking == 0 && !s.kept {
+		c.forget(s)
+	}
+}
+
+// keep has an answer stay while it is fresh, in place of older ones. One with
+// too many values is there only for those who wait for it.
+func (c *Charts) keep(s *answer, a *Answer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.a, s.at = a, c.now()
+	if a.size() > maxValues {
+		return
+	}
+	for len(c.kept) >= maxShared || c.values+a.size() > maxValues {
+		c.forget(c.kept[0])
+	}
+	s.kept = true
+	c.kept = append(c.kept, s)
+	c.values += a.size()
+	time.AfterFunc(fresh, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.forget(s)
+	})
+}
+
+// forget is called with mu held.
+func (c *Charts) forget(s *answer) {
+	if c.answers[s.key] == s {
+		delete(c.answers, s.key)
+	}
+	if s.kept {
+		s.kept = false
+		c.kept = slices.DeleteFunc(c.kept, func(other *answer) bool { return other == s })
+		c.values -= s.a.size()
+	}
+}
+
+// size is how much an answer takes, in values.
+func (a *Answer) size() int {
+	n := len(a.Disturbed)
+	for _, p := range a.Panels {
+		for _, l := range p.Lines {
+			n += lineIs + len(l.Values)
 		}
 	}
-	a := c.answers[key]
-	if a == nil {
-		a = &answer{turn: make(chan struct{}, 1)}
-		c.answers[key] = a
-	}
-	a.used = now
-	return a
+	return n
 }
 
 func (c *Charts) draw(ctx context.Context, r Request) (*Answer, error) {

@@ -8,8 +8,10 @@ import (
 	"io"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -187,6 +189,62 @@ func TestDraw(t *testing.T) {
 	if _, err := c.Draw(t.Context(), Request{Scope: r.Scope, End: now, Over: time.Hour}); err == nil {
 		t.Error("no error from a history that does not answer")
 	}
+}
+
+// What is kept for others who ask the same is bounded in values, and gone when
+// it is old, also when nobody asks any more.
+func TestKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		c := &Charts{
+			now: time.Now, answers: map[string]*answer{},
+			ask: func(_ context.Context, _ string, start, end time.Time, step time.Duration) (lines []history.Curve, err error) {
+				asked++
+				for i := range 5 {
+					lines = append(lines, line(strconv.Itoa(i), start, step, make([]float64, end.Sub(start)/step+1)...))
+				}
+				return lines, nil
+			},
+		}
+		draw := func(name string, over time.Duration) (questions int) {
+			t.Helper()
+			before := asked
+			r := Request{Scope: Scope{Deployment: "lab", Hosts: []string{"a"}}, End: time.Now(), Over: over, Step: time.Second, Names: []string{name}}
+			if _, err := c.Draw(t.Context(), r); err != nil {
+				t.Fatal(err)
+			}
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			held := 0
+			for _, s := range c.answers {
+				held += s.a.size()
+			}
+			if held > maxValues || held != c.values || len(c.answers) != len(c.kept) || len(c.kept) > maxShared {
+				t.Errorf("%d values of %d answers are held, %d of %d counted, want the same and at most %d of %d", held, len(c.answers), c.values, len(c.kept), maxValues, maxShared)
+			}
+			return asked - before
+		}
+		draw("largest", 5000*time.Second)
+		if n := draw("largest", 5000*time.Second); n == 0 {
+			t.Error("an answer with more values than may be kept is kept")
+		}
+		for i := range 20 {
+			draw(strconv.Itoa(i), 1000*time.Second)
+		}
+		if first, last := draw("0", 1000*time.Second), draw("19", 1000*time.Second); first == 0 || last != 0 {
+			t.Errorf("%d and %d questions for the first and the last answer again, want that the oldest has gone", first, last)
+		}
+		for i := range 2 * maxShared {
+			draw(strconv.Itoa(i), time.Second)
+		}
+		time.Sleep(fresh)
+		synctest.Wait()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if len(c.answers) > 0 || len(c.kept) > 0 || c.values != 0 {
+			t.Errorf("%d answers are held when none is fresh", len(c.answers))
+		}
+	})
 }
 
 // A picture is well-formed whatever the names are, and a gap is a gap.
