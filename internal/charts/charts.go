@@ -21,6 +21,7 @@ const (
 	points    = 300 // at the most, on a chart
 	fresh     = time.Second
 	onItsWay  = time.Second // from the node to the history, beside its own interval
+	slowest   = time.Minute // between a host's samples: no pusher takes more
 	maxShared = 64          // answers that are kept
 	// maxValues are on those answers together, some 2 MB: five pages of twelve
 	// charts with ten lines each.
@@ -33,6 +34,7 @@ type Scope struct {
 	Deployment string // "" for all hosts
 	Hosts      []string
 	Interval   time.Duration // between the samples of its slowest host; 0 for a second
+	Heard      time.Duration // the same of those hosts that are heard from now
 }
 
 // Charts answers out of a history. Its methods may be called from any
@@ -112,9 +114,10 @@ func StepFor(over time.Duration) time.Duration {
 // Draw answers a request. Who asks for the same within a second gets the same
 // answer, as far as answers are kept.
 func (c *Charts) Draw(ctx context.Context, r Request) (*Answer, error) {
+	r.Interval, r.Heard = min(max(r.Interval, time.Second), slowest), min(max(r.Heard, time.Second), slowest)
 	// What is on its way would be missing at the end: a rate over half of its
 	// samples is too small.
-	if latest := c.now().Add(-onItsWay - 2*max(r.Interval, time.Second)); r.End.After(latest) {
+	if latest := c.now().Add(-onItsWay - 2*r.Heard); r.End.After(latest) {
 		r.End = latest
 	}
 	if r.Over > 0 {
@@ -236,7 +239,7 @@ func (c *Charts) draw(ctx context.Context, r Request) (*Answer, error) {
 		return a, nil
 	}
 	a.Count = int(end.Sub(start)/r.Step) + 1
-	look := max(r.Step, 4*max(r.Interval, time.Second))
+	look := max(r.Step, 4*r.Interval)
 	for _, p := range Of(r.Deployment) {
 		if r.Panel != "" && r.Panel != p.ID {
 			continue

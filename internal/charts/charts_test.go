@@ -138,7 +138,7 @@ func TestDraw(t *testing.T) {
 			return []history.Curve{line("web", start, step, 1, 2)}, nil
 		},
 	}
-	r := Request{Scope: Scope{Deployment: "lab", Interval: 2 * time.Second}, End: now, Over: time.Minute}
+	r := Request{Scope: Scope{Deployment: "lab", Heard: 2 * time.Second}, End: now, Over: time.Minute}
 	first, err := c.Draw(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
@@ -188,6 +188,37 @@ func TestDraw(t *testing.T) {
 	}
 	if _, err := c.Draw(t.Context(), Request{Scope: r.Scope, End: now, Over: time.Hour}); err == nil {
 		t.Error("no error from a history that does not answer")
+	}
+}
+
+// Only a host that is heard from has samples on their way, and however seldom a
+// host says that it samples, a page ends shortly before now.
+func TestSlowHosts(t *testing.T) {
+	for _, s := range []struct {
+		interval, heard, late time.Duration
+		look                  string
+	}{
+		{0, 0, 3 * time.Second, "[4s]"},
+		{10 * time.Second, 10 * time.Second, 21 * time.Second, "[40s]"},
+		{10 * time.Second, 0, 3 * time.Second, "[40s]"},
+		{time.Hour, time.Hour, 121 * time.Second, "[4m]"},
+	} {
+		var until time.Time
+		var asked string
+		c := &Charts{
+			now: func() time.Time { return begin }, answers: map[string]*answer{},
+			ask: func(_ context.Context, query string, _, end time.Time, _ time.Duration) ([]history.Curve, error) {
+				asked, until = query, end
+				return nil, nil
+			},
+		}
+		r := Request{Scope: Scope{Interval: s.interval, Heard: s.heard}, End: begin, Over: 5 * time.Minute, Panel: "host-cpu"}
+		if _, err := c.Draw(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		if late := begin.Sub(until); late != s.late || !strings.Contains(asked, s.look) {
+			t.Errorf("every %v, %v of those that are heard: drawn until %v before now, want %v, and looked back by %s, want %s", s.interval, s.heard, late, s.late, asked, s.look)
+		}
 	}
 }
 

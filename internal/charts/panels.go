@@ -104,14 +104,14 @@ func (p *Panel) label() string {
 	return "guest_name"
 }
 
-// slowest is how far slow numbers are looked back on: two of them at least.
-const slowest = 25 * time.Second
+// slowLook is how far slow numbers are looked back on: two of them at least.
+const slowLook = 25 * time.Second
 
 // query is the panel's expression for a deployment, about its guests and hosts
 // and no others. With names it is about those of them alone.
 func (p *Panel) query(s Scope, look time.Duration, names []string) string {
 	if p.slow {
-		look = max(look, slowest)
+		look = max(look, slowLook)
 	}
 	var of []string
 	if p.hosts {

@@ -13,6 +13,7 @@ import (
 
 	"fanin/internal/charts"
 	"fanin/internal/deployment"
+	"fanin/internal/presence"
 )
 
 const (
@@ -61,30 +62,21 @@ const chartsPath = "-/charts/"
 // seconds; ?name= are guests and hosts wanted beside the largest, and with
 // ?only=1 nothing else.
 func (d *Dashboard) serveCharts(w http.ResponseWriter, r *http.Request, name string) {
-	var scope charts.Scope
 	if d.Charts == nil {
 		d.json(w, http.StatusNotFound, map[string]string{"error": "this gateway keeps no history: start it with --history.path=FOLDER"})
 		return
 	}
-	if name != "" {
-		p := d.Roster().Project(name)
-		if p == nil {
-			d.json(w, http.StatusNotFound, map[string]string{"error": "there is no such deployment"})
-			return
-		}
-		scope = scopeOf(p)
-	}
-	for _, h := range d.Report().Hosts {
-		if name == "" || slices.Contains(scope.Hosts, h.Host.Name) {
-			scope.Interval = max(scope.Interval, h.Interval)
-		}
+	project := d.Roster().Project(name)
+	if name != "" && project == nil {
+		d.json(w, http.StatusNotFound, map[string]string{"error": "there is no such deployment"})
+		return
 	}
 	request, err := chartsRequest(r.URL.Query(), d.Now())
 	if err != nil {
 		d.json(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
 		return
 	}
-	request.Scope = scope
+	request.Scope = scopeOf(project, d.Report())
 	var panel *charts.Panel
 	if id := r.URL.Query().Get("picture"); id != "" {
 		for _, p := range charts.Of(name) {
@@ -113,8 +105,22 @@ func (d *Dashboard) serveCharts(w http.ResponseWriter, r *http.Request, name str
 	d.script(w, answer)
 }
 
-func scopeOf(p *deployment.Project) charts.Scope {
-	return charts.Scope{Deployment: p.Name, Hosts: p.Hosts}
+// scopeOf is a deployment and its hosts, or with nil all hosts.
+func scopeOf(p *deployment.Project, report *presence.Report) (s charts.Scope) {
+	if p != nil {
+		s.Deployment, s.Hosts = p.Name, p.Hosts
+	}
+	for i := range report.Hosts {
+		h := &report.Hosts[i]
+		if p != nil && !slices.Contains(p.Hosts, h.Host.Name) {
+			continue
+		}
+		s.Interval = max(s.Interval, h.Interval)
+		if h.Up {
+			s.Heard = max(s.Heard, h.Interval)
+		}
+	}
+	return s
 }
 
 // chartsRequest reads a request's time and names.

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,6 +21,7 @@ import (
 
 	"golang.org/x/net/html"
 
+	"fanin/internal/charts"
 	"fanin/internal/deployment"
 	"fanin/internal/presence"
 	"fanin/internal/sample"
@@ -293,6 +295,24 @@ func TestRatesOutlastTheRoster(t *testing.T) {
 		}
 		if got := string(a.Guests[1].Tx); got != want {
 			t.Errorf("after %d changes of the roster: %s bytes/s sent, want %s", i, got, want)
+		}
+	}
+}
+
+// Charts wait for the samples of hosts that are drawn and heard from, and look
+// back as far as the slowest of those that are drawn needs.
+func TestScope(t *testing.T) {
+	b := newTestbed(t)
+	b.book.HostHeard("client-1", noon.Add(-90*time.Second), 10*time.Second)
+	b.book.HostHeard("spare", noon.Add(-time.Second), 30*time.Second)
+	roster := b.watcher.Roster()
+	for name, want := range map[string]charts.Scope{
+		"signal": {Deployment: "signal", Hosts: []string{"client-1", "main-host"}, Interval: 10 * time.Second, Heard: time.Second},
+		"torn":   {Deployment: "torn"},
+		"":       {Interval: 30 * time.Second, Heard: 30 * time.Second},
+	} {
+		if got := scopeOf(roster.Project(name), b.book.Report(roster, noon)); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: got %+v, want %+v", name, got, want)
 		}
 	}
 }
