@@ -36,6 +36,8 @@ function start(section) {
 
   // One request is under way at a time; what is asked for meanwhile comes after.
   let busy = false, again = false, timer = 0, whole = true;
+  // Nothing more comes of a fixed time once it is there.
+  const settled = () => range.fixed() && !whole;
   const load = () => {
     whole = true;
     next();
@@ -63,11 +65,11 @@ function start(section) {
     if (again) {
       again = false;
       next();
-    } else if (!range.fixed() && !document.hidden) {
+    } else if (!settled() && !document.hidden) {
       timer = setTimeout(next, Math.min(Math.max(data.step, 1), 10) * 1000);
     }
   };
-  document.addEventListener("visibilitychange", () => document.hidden || next());
+  document.addEventListener("visibilitychange", () => document.hidden || settled() || next());
   // Canvases have no style sheet: they are drawn anew in other colours.
   const dark = matchMedia("(prefers-color-scheme: dark)");
   dark.addEventListener("change", () => {
