@@ -16,8 +16,8 @@ import (
 	"fanin/internal/e2e/rig"
 )
 
-// TestPageFixed: a fixed time is drawn as soon as the gateway has it, and stays
-// what it is while the reader is elsewhere.
+// TestPageFixed: a fixed time is drawn as soon as the gateway has it, stays what
+// it is while the reader is elsewhere, and one that can not be is none.
 func TestPageFixed(t *testing.T) {
 	needScript(t)
 	l := newPageLab(t, []string{"alpha"}, []string{"web"})
@@ -73,6 +73,10 @@ func TestPageFixed(t *testing.T) {
 		t.Errorf("%d requests after the reader has come back and chosen another time, want 1", n)
 	}
 
+	for _, query := range []string{"from=1&to=1e300", "from=1e300&to=1e301", "from=-1&to=NaN", "range=1e300"} {
+		tab.Do(chromedp.Navigate(server.URL + "/dashboard/lab?" + query))
+		tab.Until(40*time.Second, `document.getElementById("chart-guest-cpu").plot?.data[0].length >= 299 && document.querySelector('.range button[aria-pressed="true"]')?.textContent === "15 min"`)
+	}
 	for _, line := range tab.Console() {
 		if !strings.Contains(line, "503") {
 			t.Errorf("on the console: %s", line)

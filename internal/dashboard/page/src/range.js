@@ -2,12 +2,13 @@
 // stands in the page's address, so that a link shows the same.
 const lasts = [["5 min", 300], ["15 min", 900], ["1 h", 3600], ["6 h", 21600], ["24 h", 86400], ["7 d", 604800]];
 const usual = 900;
+const furthest = 1e11; // seconds that the gateway takes
 
 export class Range {
   constructor(section, changed) {
     this.changed = changed;
     const query = new URLSearchParams(location.search);
-    const number = (name) => Number(query.get(name)) || 0;
+    const number = (name) => possible(Number(query.get(name)));
     this.last = number("range") || usual;
     this.from = number("from");
     this.to = number("to");
@@ -80,8 +81,8 @@ export class Range {
     show.textContent = "Show";
     bar.addEventListener("submit", (e) => {
       e.preventDefault();
-      const [a, b] = [from, to].map((i) => new Date(i.value).getTime() / 1000);
-      if (b > a) this.zoom(a, b);
+      const [a, b] = [from, to].map((i) => possible(new Date(i.value).getTime() / 1000));
+      if (a && b > a) this.zoom(a, b);
     });
     this.back = document.createElement("button");
     this.back.type = "button";
@@ -99,6 +100,8 @@ export class Range {
     if (this.fixed()) [this.from, this.to].forEach((t, i) => { this.inputs[i].value = local(t); });
   }
 }
+
+const possible = (t) => (t > 0 && t <= furthest ? t : 0);
 
 const local = (t) => {
   const d = new Date(t * 1000);
