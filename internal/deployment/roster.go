@@ -120,6 +120,7 @@ func (m Match) String() string { return matchNames[m] }
 // changed.
 type Roster struct {
 	hosts    []Host
+	cluster  []Host
 	projects []*Project
 	problems []Problem
 	byHost   map[string]int
@@ -148,6 +149,17 @@ func (r *Roster) Host(name string) (Host, bool) {
 	return r.hosts[i], true
 }
 
+// HostsFor are those of the cluster file and those that the project's own state
+// file declares, each with the address that its file says; a name of both is
+// there twice. Without a cluster file they are all hosts, as nothing else tells
+// which of them are.
+func (r *Roster) HostsFor(p *Project) []Host {
+	if len(r.cluster) == 0 {
+		return r.hosts
+	}
+	return slices.Concat(r.cluster, p.declared)
+}
+
 // Projects are all deployments, active or not, sorted by name.
 func (r *Roster) Projects() []*Project { return r.projects }
 
@@ -170,6 +182,7 @@ func (r *Roster) Lookup(runtimeName string) (*Guest, Match) {
 // newRoster takes projects sorted by name.
 func newRoster(projects []*Project, cluster []Host, problems []Problem) *Roster {
 	r := &Roster{
+		cluster:  cluster,
 		projects: projects,
 		problems: problems,
 		byHost:   map[string]int{},

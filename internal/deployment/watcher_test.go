@@ -233,6 +233,23 @@ func replace(path string, by func() error) error {
 }
 
 // The same version coming back after a torn one changes nothing.
+func TestHostsFor(t *testing.T) {
+	a := &Project{Name: "a", Active: true, declared: []Host{{Name: "x", IP: "10.0.0.1"}, {Name: "main", IP: "10.0.0.2"}}}
+	b := &Project{Name: "b", Active: true, declared: []Host{{Name: "y", IP: "10.0.0.3"}}}
+	addresses := func(cluster ...Host) (all string) {
+		for _, h := range newRoster([]*Project{a, b}, cluster, nil).HostsFor(a) {
+			all += h.IP + " "
+		}
+		return all
+	}
+	if got, want := addresses(Host{Name: "main", IP: "10.0.0.9"}), "10.0.0.9 10.0.0.1 10.0.0.2 "; got != want {
+		t.Errorf("with a cluster file: got %s, want %s", got, want)
+	}
+	if got, want := addresses(), "10.0.0.2 10.0.0.1 10.0.0.3 "; got != want {
+		t.Errorf("without one: got %s, want %s", got, want)
+	}
+}
+
 func TestRosterKeepsItsPointer(t *testing.T) {
 	s := newSettings(t)
 	s.record("p", `"up"`)

@@ -120,15 +120,17 @@ func same(a, b []rule) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] =
 
 func list(roster *deployment.Roster, rules []rule) *lists {
 	l := &lists{roster: roster, rules: rules, byHost: map[string][]group{}, left: map[string]int{}}
-	hosts := map[netip.Addr]bool{}
-	for _, host := range roster.Hosts() {
-		if a, err := netip.ParseAddr(host.IP); err == nil {
-			hosts[a] = true
-		}
-	}
 	for _, p := range roster.Projects() {
 		if !p.Active {
 			continue
+		}
+		// A guest must not have a host scraped in its place. What another
+		// deployment's file calls a host may be anything, this guest too.
+		hosts := map[netip.Addr]bool{}
+		for _, host := range roster.HostsFor(p) {
+			if a, err := netip.ParseAddr(host.IP); err == nil {
+				hosts[a] = true
+			}
 		}
 		for _, g := range p.Guests {
 			l.add(g, hosts)

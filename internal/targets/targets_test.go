@@ -54,12 +54,22 @@ const asleep = `{"project_name": "asleep", "testbed_hosts": {"main": {"ip": "10.
 const twin = `{"project_name": "signal-server", "testbed_hosts": {"main": {"ip": "10.50.0.1"}},
  "testbed_guests": {"2": {"name": "2", "network": null, "libvirt": {"static_ip": "10.0.0.21"}, "testbed_host": "main"}}}`
 
-func newHandler(t *testing.T, rules string) *Handler {
+// state is the state file of one more deployment.
+type state struct{ name, file string }
+
+func newHandler(t *testing.T, rules string, more ...state) *Handler {
 	t.Helper()
 	dir := t.TempDir()
 	write(t, dir+"/config/kvm-compose-config.json", `{"testbed_host_ssh_config": {"main": {"ip": "10.50.0.1", "is_main_host": true}, "client": {"ip": "10.50.0.2"}}}`)
-	for name, state := range map[string]string{"signal": "up", "asleep": "down", "signal-server": "up"} {
+	record := func(name, state string) {
 		write(t, dir+"/deployments/"+name+".json", fmt.Sprintf(`{"name": %q, "project_location": %q, "state": %q}`, name, dir, state))
+	}
+	record("signal", "up")
+	record("asleep", "down")
+	record("signal-server", "up")
+	for _, m := range more {
+		record(m.name, "up")
+		write(t, dir+"/"+m.name+"-state.json", m.file)
 	}
 	write(t, dir+"/signal-state.json", signal)
 	write(t, dir+"/asleep-state.json", asleep)
@@ -142,6 +152,21 @@ signal-server 10.0.0.10:80/metrics`, ""},
 		if got := listed(t, h, "client"); got != c.client {
 			t.Errorf("%s: client gets\n%s\nwant\n%s", c.what, got, c.client)
 		}
+	}
+}
+
+// A deployment's file takes no other's guests off the list by calling their
+// addresses hosts. Those of the cluster and of its own file are no guest's.
+func TestHostsOfOtherDeployments(t *testing.T) {
+	h := newHandler(t, "rules:\n- {type: libvirt, port: 9100}\n", state{"alone", `{"project_name": "alone",
+ "testbed_hosts": {"x": {"ip": "10.0.0.10"}, "y": {"ip": "10.0.0.30"}},
+ "testbed_guests": {
+  "cluster": {"name": "cluster", "libvirt": {"static_ip": "10.50.0.2"}, "testbed_host": "main"},
+  "declared": {"name": "declared", "libvirt": {"static_ip": "10.0.0.30"}, "testbed_host": "main"},
+  "guest": {"name": "guest", "libvirt": {"static_ip": "10.0.0.31"}, "testbed_host": "main"}}}`})
+	want := "alone-guest 10.0.0.31:9100/metrics\nsignal-second 10.0.0.17:9100/metrics\nsignal-server 10.0.0.10:9100/metrics"
+	if got := listed(t, h, "main"); got != want {
+		t.Errorf("main gets\n%s\nwant\n%s", got, want)
 	}
 }
 
