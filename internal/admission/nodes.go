@@ -45,22 +45,23 @@ type Nodes struct {
 
 	mu      sync.Mutex
 	checked time.Time
-	version fileVersion
+	version FileVersion
 	failing bool
 	byToken map[[sha256.Size]byte]string // token's hash to host name
 }
 
-// fileVersion is what tells two versions of a file apart: a tool that keeps the
-// times makes another file, or at least another time of change.
-type fileVersion struct {
+// FileVersion tells two versions of a file apart: a tool that keeps the times
+// makes another file, or at least another time of change.
+type FileVersion struct {
 	modified time.Time
 	size     int64
 	file     uint64
 	changed  syscall.Timespec
 }
 
-func versionOf(info fs.FileInfo) fileVersion {
-	v := fileVersion{modified: info.ModTime(), size: info.Size()}
+// VersionOf is the version that a file has now.
+func VersionOf(info fs.FileInfo) FileVersion {
+	v := FileVersion{modified: info.ModTime(), size: info.Size()}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		v.file, v.changed = st.Ino, st.Ctim
 	}
@@ -186,7 +187,7 @@ func (n *Nodes) read() error {
 	if err != nil {
 		return fmt.Errorf("read nodes file: %w", err)
 	}
-	version := versionOf(info)
+	version := VersionOf(info)
 	n.mu.Lock()
 	same := n.byToken != nil && version == n.version && !n.failing
 	n.mu.Unlock()

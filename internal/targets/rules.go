@@ -14,6 +14,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"fanin/internal/admission"
 	"fanin/internal/deployment"
 )
 
@@ -40,14 +41,9 @@ type Rules struct {
 
 	mu      sync.Mutex
 	checked time.Time
-	version fileVersion
+	version admission.FileVersion
 	broken  bool
 	rules   []rule
-}
-
-type fileVersion struct {
-	modified time.Time
-	size     int64
 }
 
 // NewRules reads the file at path. The file is YAML:
@@ -137,7 +133,7 @@ func (r *Rules) read() error {
 	if err != nil {
 		return fmt.Errorf("read exporter rules: %w", err)
 	}
-	version := fileVersion{info.ModTime(), info.Size()}
+	version := admission.VersionOf(info)
 	r.mu.Lock()
 	same := version == r.version && !r.broken
 	r.mu.Unlock()

@@ -35,11 +35,12 @@ function start(section) {
   };
 
   // One request is under way at a time; what is asked for meanwhile comes after.
-  let busy = false, again = false, timer = 0, whole = true;
-  // Nothing more comes of a fixed time once it is there.
-  const settled = () => range.fixed() && !whole;
+  let busy = false, again = false, timer = 0, whole = true, refused = false;
+  // Nothing more comes of a fixed time once it is there, or is refused.
+  const settled = () => range.fixed() && (!whole || refused);
   const load = () => {
     whole = true;
+    refused = false;
     next();
   };
   const next = async () => {
@@ -58,6 +59,7 @@ function start(section) {
       show();
     } catch (problem) {
       whole = whole || all;
+      refused = Boolean(problem.ours);
       section.dataset.problem = String(problem.message || problem);
     }
     busy = false;

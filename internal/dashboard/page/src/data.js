@@ -61,7 +61,11 @@ export class Data {
   async fetch(query) {
     const answer = await fetch(this.source + "?" + query, { signal: AbortSignal.timeout(20000) });
     const body = await answer.json();
-    if (!answer.ok) throw new Error(body.error || String(answer.status));
+    if (!answer.ok) {
+      const problem = new Error(body.error || String(answer.status));
+      problem.ours = answer.status >= 400 && answer.status < 500 && answer.status !== 429; // the same comes of it again
+      throw problem;
+    }
     return body;
   }
 }
