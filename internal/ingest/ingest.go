@@ -267,6 +267,7 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, host string, job 
 		node = host
 	} else {
 		request.EachSeries(func(claim *wire.Series) { job.refused[admission.UnknownHost] += max(1, len(claim.Points)) })
+		h.senders.took(host, from, 0, 0) // nothing of it waits here, though of what came before something may
 	}
 	for reason, n := range job.refused {
 		h.metrics.refused.WithLabelValues(node, string(reason)).Add(float64(n))

@@ -31,10 +31,32 @@ import (
 
 type gateway struct {
 	*Handler
-	url string
+	url    string
+	client *http.Client
 }
 
 func start(t *testing.T, change func(*Handler)) *gateway {
+	t.Helper()
+	g := inside(t, change)
+	server := httptest.NewServer(g.Handler)
+	t.Cleanup(server.Close)
+	g.url, g.client = server.URL, http.DefaultClient
+	return g
+}
+
+// direct hands requests over without a network, for which a bubble does not
+// wait.
+type direct struct{ http.Handler }
+
+func (d direct) RoundTrip(r *http.Request) (*http.Response, error) {
+	r.RemoteAddr = "127.0.0.1:1"
+	w := httptest.NewRecorder()
+	d.ServeHTTP(w, r)
+	return w.Result(), nil
+}
+
+// inside is a gateway in a bubble of [synctest.Test].
+func inside(t *testing.T, change func(*Handler)) *gateway {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "signal-state.json")
 	state := `{"project_name": "signal", "testbed_hosts": {"h1": {"ip": "10.0.0.1"}, "h2": {"ip": "10.0.0.2"}},
@@ -62,14 +84,17 @@ func start(t *testing.T, change func(*Handler)) *gateway {
 	if err := h.Register(prometheus.NewRegistry()); err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(h)
-	t.Cleanup(server.Close)
-	return &gateway{h, server.URL}
+	return &gateway{h, "http://gateway/", &http.Client{Transport: direct{h}}}
 }
 
 func (g *gateway) push(t *testing.T, host string, body []byte, change func(*http.Request)) (*http.Response, string) {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, g.url, bytes.NewReader(body))
+	return g.pushFrom(t, host, bytes.NewReader(body), change)
+}
+
+func (g *gateway) pushFrom(t *testing.T, host string, body io.Reader, change func(*http.Request)) (*http.Response, string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, g.url, body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +104,7 @@ func (g *gateway) push(t *testing.T, host string, body []byte, change func(*http
 	if change != nil {
 		change(r)
 	}
-	answer, err := http.DefaultClient.Do(r)
+	answer, err := g.client.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,13 +4,17 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
 
+	"fanin/internal/admission"
+	"fanin/internal/deployment"
 	"fanin/internal/window"
 )
 
@@ -85,6 +89,43 @@ func TestAcknowledgement(t *testing.T) {
 	if answer.Header.Get(CollectedHeader) != "9" || answer.Header.Get(RefusedHeader) != "unknown_host=1" {
 		t.Errorf("unknown host: collected %q, refused %q; want 9, unknown_host=1", answer.Header.Get(CollectedHeader), answer.Header.Get(RefusedHeader))
 	}
+}
+
+// TestHostThatLeaves: what a host sends after it has left the roster is
+// refused for good, so nothing of it waits; what it sent before still may.
+func TestHostThatLeaves(t *testing.T) {
+	empty, err := deployment.CheckSettings("", filepath.Join(t.TempDir(), "none-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var roster atomic.Pointer[deployment.Roster]
+	g := start(t, func(h *Handler) {
+		h.Window.Expected = []window.ReaderID{prometheus1}
+		roster.Store(h.Roster())
+		h.Roster, h.Gate = roster.Load, &admission.Gate{Roster: roster.Load}
+	})
+	at := time.Now().UnixMilli()
+	push := func(record int, refused, collected string) {
+		t.Helper()
+		answer, _ := g.push(t, "h1", body(t, fmt.Sprintf("testbed_host_load1 - %d %d", record, at+int64(record))), of("a", uint64(record), ""))
+		if got := answer.Header; got.Get(RefusedHeader) != refused || got.Get(CollectedHeader) != collected {
+			t.Fatalf("record %d: refused %q, collected %q; want %q, %q", record, got.Get(RefusedHeader), got.Get(CollectedHeader), refused, collected)
+		}
+	}
+	known := roster.Load()
+	push(1, "", "0")
+	g.collect(t)
+	push(2, "", "1")
+	roster.Store(empty)
+	push(3, "unknown_host=1", "1")
+	push(4, "unknown_host=1", "1")
+	g.collect(t)
+	push(5, "unknown_host=1", "5")
+	push(6, "unknown_host=1", "6")
+	roster.Store(known)
+	push(7, "", "6")
+	g.collect(t)
+	push(8, "", "7")
 }
 
 // TestAnotherProcess: what is meant for the process before takes no effect.
