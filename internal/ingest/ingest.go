@@ -175,10 +175,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) *refusal {
 	}
 	parcel := parcelOf(r.Header)
 	if parcel.spool != "" {
-		now := time.Now()
 		if h.Roster().HasHost(host) {
-			if wait := h.senders.claim(host, &parcel, r.RemoteAddr, intervalOf(r), now, h.Log); wait > 0 {
-				return &refusal{http.StatusConflict, "another pusher speaks for the host " + host + ": two can not have one name", wait}
+			if no := h.claim(r, host, &parcel); no != nil {
+				return no
 			}
 		}
 		defer func() {
@@ -194,7 +193,18 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) *refusal {
 		return err
 	}
 	job.version = version
-	return h.take(w, r, host, job, parcel)
+	return h.take(w, r, host, job, &parcel)
+}
+
+// claim takes the host for the spool that a push comes from.
+func (h *Handler) claim(r *http.Request, host string, p *parcel) *refusal {
+	if p.spool == "" {
+		return nil
+	}
+	if wait := h.senders.claim(host, p, r.RemoteAddr, intervalOf(r), time.Now(), h.Log); wait > 0 {
+		return &refusal{http.StatusConflict, "another pusher speaks for the host " + host + ": two can not have one name", wait}
+	}
+	return nil
 }
 
 // versionOf finds what a body is a message of.
@@ -245,13 +255,18 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request, job *work) *refus
 // take decodes a body, admits its series and keeps their points. Of a sender
 // outside the cluster nothing is remembered, as without credentials it may call
 // itself anything.
-func (h *Handler) take(w http.ResponseWriter, r *http.Request, host string, job *work, from parcel) *refusal {
+func (h *Handler) take(w http.ResponseWriter, r *http.Request, host string, job *work, from *parcel) *refusal {
 	now := time.Now()
 	memory := &wire.Memory{Version: job.version}
 	var session *admission.Session
 	if h.Roster().HasHost(host) {
 		session = h.Gate.Begin(host, now)
 		defer session.End()
+		// Again: while the body was read its host may have entered the roster, or
+		// gone to another spool.
+		if no := h.claim(r, host, from); no != nil {
+			return no
+		}
 		memory = session.Memory(job.version)
 	}
 	request, no := h.decode(job, memory)
@@ -267,7 +282,7 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, host string, job 
 		node = host
 	} else {
 		request.EachSeries(func(claim *wire.Series) { job.refused[admission.UnknownHost] += max(1, len(claim.Points)) })
-		h.senders.took(host, from, 0, 0) // nothing of it waits here, though of what came before something may
+		h.senders.took(host, *from, 0, 0) // nothing of it waits here, though of what came before something may
 	}
 	for reason, n := range job.refused {
 		h.metrics.refused.WithLabelValues(node, string(reason)).Add(float64(n))
@@ -295,7 +310,7 @@ func (h *Handler) decode(job *work, memory *wire.Memory) (*wire.Request, *refusa
 // keep returns how many samples are in the window now, whether by this body
 // or by one before. When the window has no room for this sender, nothing of
 // the body is in it.
-func (h *Handler) keep(r *http.Request, host string, job *work, session *admission.Session, request *wire.Request, from parcel, now time.Time) (written int, no *refusal) {
+func (h *Handler) keep(r *http.Request, host string, job *work, session *admission.Session, request *wire.Request, from *parcel, now time.Time) (written int, no *refusal) {
 	job.points, job.heard = job.points[:0], job.heard[:0]
 	job.newest, job.oldest = now.Add(h.MaxFuture).UnixMilli(), now.Add(-h.MaxAge).UnixMilli()
 	interval := intervalOf(r)
@@ -341,7 +356,7 @@ func (h *Handler) keep(r *http.Request, host string, job *work, session *admissi
 		return 0, &refusal{http.StatusTooManyRequests, err.Error(), time.Second}
 	}
 	if from.spool != "" {
-		h.senders.took(host, from, end, stored)
+		h.senders.took(host, *from, end, stored)
 	}
 	h.metrics.stored.WithLabelValues(host).Add(float64(stored))
 	h.metrics.duplicates.WithLabelValues(host).Add(float64(duplicates))

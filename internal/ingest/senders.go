@@ -86,6 +86,7 @@ type parcel struct {
 	holder   string
 	record   uint64
 	repeated bool // this record was taken before
+	claimed  bool // it was for a host of the roster, whether it got that or not
 }
 
 func parcelOf(header http.Header) (p parcel) {
@@ -105,6 +106,7 @@ func parcelOf(header http.Header) (p parcel) {
 func (s *senders) claim(host string, p *parcel, from string, interval time.Duration, now time.Time, log *slog.Logger) (wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	p.claimed = true
 	of := s.hosts[host]
 	if of != nil && (of.spool != p.spool || of.holder != p.holder) {
 		if left := of.hold - now.Sub(of.heard); left > 0 {
@@ -174,6 +176,9 @@ func (s *senders) collected(host string, p parcel, until window.Position) uint64
 	defer s.mu.Unlock()
 	of := s.hosts[host]
 	if of == nil || of.spool != p.spool {
+		if p.claimed {
+			return 0 // another spool speaks for the host now, and what this one handed over may wait
+		}
 		return p.record // nothing of it waits here
 	}
 	n := 0

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -203,6 +205,81 @@ func TestTwoOfOneName(t *testing.T) {
 			t.Errorf("%s after %s: has to wait %s, want %s", c.spool, c.after, got, c.want)
 		}
 	}
+}
+
+// slowly begins a push whose body comes with what is written to the pipe.
+func (g *gateway) slowly(t *testing.T, host, spool string, record uint64) (*io.PipeWriter, <-chan string) {
+	r, w := io.Pipe()
+	said := make(chan string, 1)
+	go func() {
+		answer, _ := g.pushFrom(t, host, r, of(spool, record, ""))
+		said <- fmt.Sprintf("%d, collected %q, again after %q", answer.StatusCode, answer.Header.Get(CollectedHeader), answer.Header.Get("Retry-After"))
+	}()
+	return w, said
+}
+
+func write(t *testing.T, w *io.PipeWriter, part []byte) {
+	t.Helper()
+	if _, err := w.Write(part); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestOvertakenWhileItsBodyIsRead: who loses a host to another spool in the
+// middle of a push keeps what it has.
+func TestOvertakenWhileItsBodyIsRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := inside(t, func(h *Handler) { h.Window.Expected = []window.ReaderID{prometheus1} })
+		load := func(name string) []byte { return body(t, fmt.Sprintf("%s - 1 %d", name, time.Now().UnixMilli())) }
+		g.push(t, "h1", load("before"), of("first", 6, ""))
+		late := load("late")
+		w, said := g.slowly(t, "h1", "first", 7)
+		write(t, w, late[:3])
+		time.Sleep(shortestHold)
+		if answer, text := g.push(t, "h1", load("other"), of("second", 1, "")); answer.StatusCode != http.StatusNoContent {
+			t.Fatalf("another spool after %s of silence: %d %s", shortestHold, answer.StatusCode, text)
+		}
+		write(t, w, late[3:])
+		w.Close()
+		if got, want := <-said, `409, collected "0", again after "3"`; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		if page := g.page(); strings.Contains(page, "late") {
+			t.Errorf("some of it is taken:\n%s", page)
+		}
+	})
+}
+
+// TestHostThatEntersWhileItsBodyIsRead: what is taken has a receipt.
+func TestHostThatEntersWhileItsBodyIsRead(t *testing.T) {
+	empty, err := deployment.CheckSettings("", filepath.Join(t.TempDir(), "none-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		var roster atomic.Pointer[deployment.Roster]
+		var known *deployment.Roster
+		g := inside(t, func(h *Handler) {
+			h.Window.Expected = []window.ReaderID{prometheus1}
+			known = h.Roster()
+			h.Roster, h.Gate = roster.Load, &admission.Gate{Roster: roster.Load}
+		})
+		roster.Store(empty)
+		load := body(t, fmt.Sprintf("testbed_host_load1 - 1 %d", time.Now().UnixMilli()))
+		w, said := g.slowly(t, "h1", "a", 7)
+		write(t, w, load[:3])
+		roster.Store(known)
+		write(t, w, load[3:])
+		w.Close()
+		if got, want := <-said, `204, collected "0", again after ""`; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		g.collect(t)
+		answer, _ := g.push(t, "h1", load, of("a", 7, ""))
+		if got := answer.Header.Get(CollectedHeader); got != "7" {
+			t.Errorf("after a page %q is collected, want 7", got)
+		}
+	})
 }
 
 // TestNothingIsAcknowledgedTooEarly hands records over in any order, some of
