@@ -189,7 +189,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) *refusal {
 		job = &work{decoder: wire.Decoder{Limits: h.Limits}, refused: map[admission.Reason]int{}}
 	}
 	defer h.scratch.Put(job)
-	if err := h.read(w, r, job); err != nil {
+	if err := h.read(w, r, host, job, &parcel); err != nil {
 		return err
 	}
 	job.version = version
@@ -229,7 +229,7 @@ func versionOf(header http.Header) (v wire.Version, err error) {
 	return v, nil
 }
 
-func (h *Handler) read(w http.ResponseWriter, r *http.Request, job *work) *refusal {
+func (h *Handler) read(w http.ResponseWriter, r *http.Request, host string, job *work, from *parcel) *refusal {
 	select {
 	case h.reading <- struct{}{}:
 		defer func() { <-h.reading }()
@@ -240,7 +240,8 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request, job *work) *refus
 		return &refusal{code: http.StatusRequestEntityTooLarge, text: fmt.Sprintf("body of %d bytes, at most %d are taken", r.ContentLength, h.MaxBody)}
 	}
 	job.body.Reset()
-	if _, err := job.body.ReadFrom(http.MaxBytesReader(w, r.Body, h.MaxBody)); err != nil {
+	body := listener{http.MaxBytesReader(w, r.Body, h.MaxBody), func() { h.senders.hear(host, from, time.Now()) }}
+	if _, err := job.body.ReadFrom(body); err != nil {
 		if over := (*http.MaxBytesError)(nil); errors.As(err, &over) {
 			return &refusal{code: http.StatusRequestEntityTooLarge, text: fmt.Sprintf("body of more than %d bytes", h.MaxBody)}
 		}
@@ -250,6 +251,21 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request, job *work) *refus
 		return &refusal{code: http.StatusBadRequest, text: "body could not be read"}
 	}
 	return nil
+}
+
+// listener tells of each piece of a body that has come.
+type listener struct {
+	io.Reader
+	heard func()
+}
+
+// Read implements [io.Reader].
+func (l listener) Read(b []byte) (int, error) {
+	n, err := l.Reader.Read(b)
+	if n > 0 {
+		l.heard()
+	}
+	return n, err
 }
 
 // take decodes a body, admits its series and keeps their points. Of a sender

@@ -131,6 +131,19 @@ func (s *senders) claim(host string, p *parcel, from string, interval time.Durat
 	return 0
 }
 
+// hear notes that something has come from whom a parcel is of: on a slow link
+// the whole of it may take longer than a host is held.
+func (s *senders) hear(host string, p *parcel, now time.Time) {
+	if !p.claimed {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if of := s.hosts[host]; of != nil && of.spool == p.spool && of.holder == p.holder {
+		of.heard = now
+	}
+}
+
 func (s *senders) forget(now time.Time) {
 	for host, of := range s.hosts {
 		if now.Sub(of.heard) > forgetSender {

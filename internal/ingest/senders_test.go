@@ -250,6 +250,38 @@ func TestOvertakenWhileItsBodyIsRead(t *testing.T) {
 	})
 }
 
+// TestSlowBodyIsASignOfLife: while a body comes, and for as long after its end
+// as after any push, its sender is not silent.
+func TestSlowBodyIsASignOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := inside(t, nil)
+		load := func() []byte { return body(t, fmt.Sprintf("testbed_host_load1 - 1 %d", time.Now().UnixMilli())) }
+		rival := func(after string, want int) {
+			t.Helper()
+			if answer, text := g.push(t, "h1", load(), of("second", 1, "")); answer.StatusCode != want {
+				t.Errorf("another spool %s: %d %s, want %d", after, answer.StatusCode, text, want)
+			}
+		}
+		late := load()
+		w, said := g.slowly(t, "h1", "first", 7)
+		for range 4 {
+			write(t, w, late[:1])
+			late = late[1:]
+			time.Sleep(2 * time.Second)
+			rival("in the middle", http.StatusConflict)
+		}
+		write(t, w, late)
+		w.Close()
+		if got, want := <-said, `204, collected "0", again after ""`; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		time.Sleep(shortestHold - time.Millisecond)
+		rival("before the hold has passed", http.StatusConflict)
+		time.Sleep(time.Millisecond)
+		rival("after it", http.StatusNoContent)
+	})
+}
+
 // TestHostThatEntersWhileItsBodyIsRead: what is taken has a receipt.
 func TestHostThatEntersWhileItsBodyIsRead(t *testing.T) {
 	empty, err := deployment.CheckSettings("", filepath.Join(t.TempDir(), "none-*"))
