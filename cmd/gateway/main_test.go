@@ -3,7 +3,10 @@ package main
 import (
 	"flag"
 	"net"
+	"os"
+	"regexp"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -34,4 +37,29 @@ func TestScripts(t *testing.T) {
 			"refused": rig.Refused("gateway"),
 		},
 	})
+}
+
+// TestReadersAreForgottenBeforeSpoolsGiveUp holds apart what both programs do
+// when nothing is said: see window.Store.ReaderExpiry.
+func TestReadersAreForgottenBeforeSpoolsGiveUp(t *testing.T) {
+	byDefault := func(help, flag string) time.Duration {
+		text, err := os.ReadFile(help)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := regexp.MustCompile(`--` + flag + `=(\w+)`).FindSubmatch(text)
+		if found == nil {
+			t.Fatalf("%s has no --%s", help, flag)
+		}
+		d, err := time.ParseDuration(string(found[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	expiry := byDefault("testdata/script/help.txtar", "window.reader-expiry")
+	age := byDefault("../pusher/testdata/script/help.txtar", "spool.max-age")
+	if age-expiry < 10*time.Minute {
+		t.Errorf("readers are forgotten after %s and spools keep %s: want ten minutes between them", expiry, age)
+	}
 }

@@ -88,8 +88,8 @@ func flags(app *kingpin.Application) *options {
 		Default("1000000").IntVar(&o.maxSeries)
 	app.Flag("window.max-bytes", "Memory for the samples that wait for readers, at 8 bytes each and up to 24 where every series has a time of its own; at least 1 MiB. When it is full, samples that some reader has are dropped; when none has, pushes are answered with 429 and the nodes keep theirs.").
 		Default("268435456").Int64Var(&o.maxBytes)
-	app.Flag("window.reader-expiry", "A named reader that has not been seen for so long is not waited for any more.").
-		Default("2h").DurationVar(&o.expiry)
+	app.Flag("window.reader-expiry", "A named reader that has not been seen for so long is not waited for any more. Keep it below the pushers' --spool.max-age: until then nothing that the reader lacks is acknowledged, and what waits for longer is dropped.").
+		Default("1h50m").DurationVar(&o.expiry)
 	app.Flag("window.grace", "For so long after the first sample there may be named readers that have not come yet: until then nothing counts as collected by all of them, and a full window answers 429 rather than drop what nobody has.").
 		Default("5m").DurationVar(&o.grace)
 	app.Flag("scrape.max-age", "Samples older than this are refused, and not shown any more: a Prometheus without an out-of-order window takes one hour.").

@@ -17,6 +17,9 @@ import (
 
 	"fanin/internal/admission"
 	"fanin/internal/deployment"
+	"fanin/internal/push"
+	"fanin/internal/sample"
+	"fanin/internal/spool"
 	"fanin/internal/window"
 )
 
@@ -313,6 +316,51 @@ func TestHostThatEntersWhileItsBodyIsRead(t *testing.T) {
 		}
 	})
 }
+
+// TestReaderThatNeverComesAgain: by default it is forgotten before a spool gives
+// up what it kept for it, and the other one has collected.
+func TestReaderThatNeverComesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := inside(t, nil)
+		queue, err := spool.Open(spool.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer queue.Close()
+		p := &push.Pusher{URL: g.url, Spool: queue, Client: g.client, Node: "h1", Interval: every}
+		ended := make(chan error, 1)
+		go func() { ended <- p.Run(t.Context()) }()
+		const ticks = uint64(130 * time.Minute / every)
+		for tick := range ticks {
+			now := time.Now()
+			if _, err := queue.Append(body(t, fmt.Sprintf("testbed_host_load1 - %d %d", tick, now.UnixMilli())), 1); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			g.collect(t)
+			if tick == 1 {
+				if _, err := g.Window.Next(nil, window.ReaderID{Name: "once"}, window.Request{Now: now}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			g.Window.Sweep(now, func(sample.Owner) bool { return true })
+			time.Sleep(every)
+		}
+		queue.Finish()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if l := queue.Ledger(); l.Dropped[spool.TooOld] > 0 || l.Delivered < ticks-1 {
+			t.Errorf("one scraper has everything, and of %d samples %d count as delivered, as dropped %v", ticks, l.Delivered, l.Dropped)
+		}
+		if readers := g.Window.Readers(); len(readers) != 1 {
+			t.Errorf("readers %v, want one", readers)
+		}
+	})
+}
+
+// every is how often that test's host sends and is scraped.
+const every = 10 * time.Second
 
 // TestNothingIsAcknowledgedTooEarly hands records over in any order, some of
 // them twice, and lets a position rise.

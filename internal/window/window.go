@@ -50,9 +50,12 @@ const staleNaN = 0x7ff0000000000002
 func IsStale(v float64) bool { return math.Float64bits(v) == staleNaN }
 
 const (
-	defaultMaxSeries    = 1_000_000
-	defaultMaxBytes     = 256 << 20
-	defaultReaderExpiry = 2 * time.Hour
+	defaultMaxSeries = 1_000_000
+	defaultMaxBytes  = 256 << 20
+	// A reader that never comes again holds the acknowledgement of everything
+	// back. It has to be forgotten before the senders' spools, which keep 2 h by
+	// default, give up what all others have collected and count it as dropped.
+	defaultReaderExpiry = 110 * time.Minute
 	defaultGrace        = 5 * time.Minute
 	// What is kept while nobody reads.
 	unreadFor = 10 * time.Minute
@@ -73,7 +76,7 @@ const MinBytes = 1 << 20
 type Store struct {
 	MaxSeries    int           // that have not ended, default 1,000,000
 	MaxBytes     int64         // of the log, default 256 MiB, at least [MinBytes]
-	ReaderExpiry time.Duration // a reader unseen for so long is forgotten, default 2 h
+	ReaderExpiry time.Duration // a reader unseen for so long is forgotten, default 1 h 50 min
 	Log          *slog.Logger  // nil: nothing is logged
 
 	// Expected are readers that are waited for from the start, as if they had
