@@ -1,6 +1,7 @@
 package exposition
 
 import (
+	"crypto/sha256"
 	"net"
 	"net/http"
 	"regexp"
@@ -71,12 +72,20 @@ func proxied(r *http.Request) bool {
 
 // callers is who has come under one reader's name.
 type callers struct {
-	seen     map[any]time.Time // by *connection, or by address
+	seen     map[any]time.Time // by *connection, forwarded or address; at most maxCallers
 	conflict bool
 }
 
-// Who is unseen for so long has left; above the longest scrape interval.
-const callerLeft = 10 * time.Minute
+const (
+	// Who is unseen for so long has left; above the longest scrape interval.
+	callerLeft = 10 * time.Minute
+	// A caller can say of each request that it is for somebody else.
+	maxCallers = 64
+)
+
+// forwarded is the hash of what a proxy says of whom it asks for, which can be
+// as long as all headers.
+type forwarded [sha256.Size]byte
 
 // Why a named reader gets the newest points only.
 const (
@@ -114,12 +123,19 @@ func (p *Pages) mayRead(id window.ReaderID, r *http.Request, c *connection) bool
 	}
 	before, known := of.seen[caller]
 	two := false
+	var oldest any
 	for other, seen := range of.seen {
 		if o, ok := other.(*connection); ok && o.isClosed() || now.Sub(seen) > callerLeft {
 			delete(of.seen, other)
 			continue
 		}
 		two = two || known && other != caller && seen.After(before)
+		if oldest == nil || seen.Before(of.seen[oldest]) {
+			oldest = other
+		}
+	}
+	if !known && len(of.seen) >= maxCallers {
+		delete(of.seen, oldest)
 	}
 	of.seen[caller] = now
 	if two {
@@ -143,7 +159,7 @@ func (p *Pages) caller(id window.ReaderID, r *http.Request, c *connection) any {
 		return c
 	}
 	if from := r.Header.Get("X-Forwarded-For"); from != "" {
-		return from
+		return forwarded(sha256.Sum256([]byte(from)))
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {

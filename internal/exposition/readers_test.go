@@ -241,6 +241,39 @@ func TestTwoScrapersOfOneName(t *testing.T) {
 	}
 }
 
+// TestCallersAreBounded: who says of each request that it is for somebody else
+// is not remembered for all of them, and two are still told apart.
+func TestCallersAreBounded(t *testing.T) {
+	s := serve(t)
+	s.put()
+	a := s.scraper()
+	long := strings.Repeat("10.0.0.1, ", 1000)
+	for i := range 3 * maxCallers {
+		s.want(a.page(named, "X-Forwarded-For", long+fmt.Sprint(i)), map[bool]string{true: "1"}[i == 0])
+	}
+	for id, of := range s.pages.callers {
+		if len(of.seen) != maxCallers {
+			t.Errorf("%d callers of %v are remembered, want %d", len(of.seen), id, maxCallers)
+		}
+		for caller := range of.seen {
+			if text, ok := caller.(string); ok && len(text) > 100 {
+				t.Fatalf("a caller is remembered by %d bytes", len(text))
+			}
+		}
+	}
+	last := long + fmt.Sprint(3*maxCallers-1)
+	for range 2 {
+		a.page(named, "X-Forwarded-For", long+"another")
+		s.put()
+		s.want(a.page(named, "X-Forwarded-For", last), fmt.Sprint(s.last)) // the newest only
+	}
+	for _, of := range s.pages.callers {
+		if !of.conflict {
+			t.Error("two that differ behind 10,000 bytes are taken for one")
+		}
+	}
+}
+
 func TestVersionsThatKeepOnePointGetTheNewest(t *testing.T) {
 	for agent, keeps := range map[string]bool{
 		"Prometheus/2.42.0": false, "Prometheus/2.51.2": false, "Prometheus/2.52.0": true, "Prometheus/2.53.2": true, "Prometheus/2.53.3": false,
