@@ -2,6 +2,7 @@ package exposition
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"net"
 	"net/http"
 	"regexp"
@@ -81,6 +82,8 @@ const (
 	callerLeft = 10 * time.Minute
 	// A caller can say of each request that it is for somebody else.
 	maxCallers = 64
+	// Versions that are warned of: there are six that are affected.
+	maxWarned = 16
 )
 
 // forwarded is the hash of what a proxy says of whom it asks for, which can be
@@ -102,7 +105,7 @@ func (p *Pages) mayRead(id window.ReaderID, r *http.Request, c *connection) bool
 	defer p.mu.Unlock()
 	if version := keepsOne(r.UserAgent()); version != "" {
 		p.counts.newestOnly(id, oldVersion)
-		if !p.warned[version] {
+		if !p.warned[version] && len(p.warned) < maxWarned {
 			if p.warned == nil {
 				p.warned = map[string]bool{}
 			}
@@ -205,7 +208,7 @@ func keepsOne(agent string) string {
 	}
 	version := v[0]*1_000_000 + v[1]*1_000 + v[2]
 	if version >= 2_052_000 && version <= 2_053_002 || version == 2_054_000 {
-		return m[0]
+		return fmt.Sprintf("Prometheus/%d.%d.%d", v[0], v[1], v[2]) // whatever zeros it was written with
 	}
 	return ""
 }

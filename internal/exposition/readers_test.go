@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"net"
 	"net/http"
@@ -289,6 +290,28 @@ func TestVersionsThatKeepOnePointGetTheNewest(t *testing.T) {
 	s.want(s.scraper().page(named, "User-Agent", "Prometheus/2.53.0"), "2")
 	if got := s.store.Readers(); len(got) != 0 {
 		t.Fatalf("got %+v, want no reader", got)
+	}
+}
+
+// TestVersionsAreWarnedOfOnce: however their number is written, and not of all
+// that somebody can think of.
+func TestVersionsAreWarnedOfOnce(t *testing.T) {
+	s := serve(t)
+	var log bytes.Buffer
+	s.pages.Log = slog.New(slog.NewTextHandler(&log, nil))
+	a := s.scraper()
+	warned := func() int { return strings.Count(log.String(), "this version of Prometheus") }
+	for i := range 100 {
+		a.page(named, "User-Agent", "Prometheus/"+strings.Repeat("0", i)+"2.53."+strings.Repeat("0", i)+"1")
+	}
+	if got := warned(); got != 1 {
+		t.Errorf("2.53.1 is warned of %d times, want once", got)
+	}
+	for i := range 100 {
+		a.page(named, "User-Agent", fmt.Sprint("Prometheus/2.52.", i))
+	}
+	if got := warned(); got != maxWarned {
+		t.Errorf("there are %d warnings, want %d", got, maxWarned)
 	}
 }
 
