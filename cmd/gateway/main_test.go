@@ -2,6 +2,8 @@ package main
 
 import (
 	"flag"
+	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"regexp"
@@ -11,6 +13,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"fanin/internal/e2e/rig"
+	"fanin/internal/window"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -61,5 +64,27 @@ func TestReadersAreForgottenBeforeSpoolsGiveUp(t *testing.T) {
 	age := byDefault("../pusher/testdata/script/help.txtar", "spool.max-age")
 	if age-expiry < 10*time.Minute {
 		t.Errorf("readers are forgotten after %s and spools keep %s: want ten minutes between them", expiry, age)
+	}
+}
+
+// TestMoreReadersThanPlaces: the history takes the place of one.
+func TestMoreReadersThanPlaces(t *testing.T) {
+	for _, c := range []struct {
+		readers int
+		history string
+		want    string
+	}{
+		{window.MaxReaders, t.TempDir(), "--scrape.reader: 64 names, at most 63 can be given, as the history (--history.path) is a reader too"},
+		{window.MaxReaders + 1, "", "--scrape.reader: 65 names, at most 64 can be given"},
+		{window.MaxReaders - 1, t.TempDir(), "--window.max-bytes 0: at least 1048576"}, // which is looked at next
+		{window.MaxReaders, "", "--window.max-bytes 0: at least 1048576"},
+	} {
+		o := &options{history: historyOptions{path: c.history}}
+		for i := range c.readers {
+			o.readers = append(o.readers, fmt.Sprint("prometheus-", i))
+		}
+		if err := runGateway(t.Context(), slog.New(slog.DiscardHandler), o); err == nil || err.Error() != c.want {
+			t.Errorf("%d readers, history %q: got %v, want %s", c.readers, c.history, err, c.want)
+		}
 	}
 }

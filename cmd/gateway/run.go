@@ -107,6 +107,15 @@ func flags(app *kingpin.Application) *options {
 	return o
 }
 
+// mostReaders is how many readers can be named, and why no more. The history is
+// one too, and has to have a place.
+func (o *options) mostReaders() (n int, why string) {
+	if o.history.path != "" {
+		return window.MaxReaders - 1, ", as the history (--history.path) is a reader too"
+	}
+	return window.MaxReaders, ""
+}
+
 const (
 	sweepEvery  = time.Second
 	forgetEvery = time.Minute
@@ -140,8 +149,8 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 			return fmt.Errorf("--scrape.reader %q: a name has letters, digits, '_', '.' and '-', and at most 63 of them", name)
 		}
 	}
-	if len(o.readers) > window.MaxReaders {
-		return fmt.Errorf("--scrape.reader: %d names, at most %d can be given", len(o.readers), window.MaxReaders)
+	if most, why := o.mostReaders(); len(o.readers) > most {
+		return fmt.Errorf("--scrape.reader: %d names, at most %d can be given%s", len(o.readers), most, why)
 	}
 	if o.maxBytes < window.MinBytes {
 		return fmt.Errorf("--window.max-bytes %d: at least %d", o.maxBytes, window.MinBytes)
