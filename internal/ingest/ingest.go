@@ -46,6 +46,8 @@ const (
 	defaultMaxFuture = time.Minute
 	defaultMaxAge    = 50 * time.Minute
 	maxReading       = 64 // bodies being read at a time
+	// Of one sender: who lets many of them hang must not have the others wait.
+	maxReadingOf = 8
 	// A sender that does not say its interval is a stock one; those may
 	// sample once a minute, and mark the end of a series themselves.
 	stockKeep = 5 * time.Minute
@@ -70,7 +72,7 @@ type Handler struct {
 
 	senders  *senders
 	once     sync.Once
-	reading  chan struct{}
+	reading  reading
 	decoding chan struct{}
 	scratch  sync.Pool // of *work
 	metrics  metrics
@@ -79,7 +81,6 @@ type Handler struct {
 func (h *Handler) prepare() {
 	h.once.Do(func() {
 		h.senders = newSenders()
-		h.reading = make(chan struct{}, maxReading)
 		if h.Decoders <= 0 {
 			h.Decoders = 2 * runtime.GOMAXPROCS(0)
 		}
@@ -230,12 +231,10 @@ func versionOf(header http.Header) (v wire.Version, err error) {
 }
 
 func (h *Handler) read(w http.ResponseWriter, r *http.Request, host string, job *work, from *parcel) *refusal {
-	select {
-	case h.reading <- struct{}{}:
-		defer func() { <-h.reading }()
-	default:
-		return &refusal{code: http.StatusTooManyRequests, text: "too many pushes are being read; try again", after: time.Second}
+	if no := h.reading.begin(host); no != nil {
+		return no
 	}
+	defer h.reading.end(host)
 	if r.ContentLength > h.MaxBody {
 		return &refusal{code: http.StatusRequestEntityTooLarge, text: fmt.Sprintf("body of %d bytes, at most %d are taken", r.ContentLength, h.MaxBody)}
 	}
@@ -251,6 +250,38 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request, host string, job 
 		return &refusal{code: http.StatusBadRequest, text: "body could not be read"}
 	}
 	return nil
+}
+
+// reading counts the bodies that are being read.
+type reading struct {
+	mu  sync.Mutex
+	all int
+	of  map[string]int // by sender
+}
+
+func (r *reading) begin(host string) *refusal {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.of[host] == maxReadingOf:
+		return &refusal{http.StatusTooManyRequests, "too many pushes of " + host + " are being read; try again", time.Second}
+	case r.all == maxReading:
+		return &refusal{http.StatusTooManyRequests, "too many pushes are being read; try again", time.Second}
+	case r.of == nil:
+		r.of = map[string]int{}
+	}
+	r.all++
+	r.of[host]++
+	return nil
+}
+
+func (r *reading) end(host string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all--
+	if r.of[host]--; r.of[host] == 0 {
+		delete(r.of, host)
+	}
 }
 
 // listener tells of each piece of a body that has come.

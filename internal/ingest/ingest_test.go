@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/golang/snappy"
@@ -339,6 +340,46 @@ func TestOverload(t *testing.T) {
 	if answer.StatusCode != http.StatusTooManyRequests || answer.Header.Get("Retry-After") == "" {
 		t.Fatalf("got %s, Retry-After %q", answer.Status, answer.Header.Get("Retry-After"))
 	}
+}
+
+// Bodies that hang cost their own sender an answer, and others only when there
+// are many such senders.
+func TestBodiesThatHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := inside(t, nil)
+		load := body(t, fmt.Sprint("good - 1 ", time.Now().UnixMilli()))
+		push := func(host string, want int, says string) {
+			t.Helper()
+			answer, text := g.push(t, host, load, nil)
+			if answer.StatusCode != want || !strings.Contains(text, says) || (answer.Header.Get("Retry-After") != "") != (want == http.StatusTooManyRequests) {
+				t.Errorf("%s: got %s %q, again after %q, want %d and %q", host, answer.Status, text, answer.Header.Get("Retry-After"), want, says)
+			}
+		}
+		var hanging []*io.PipeWriter
+		hang := func(host string) {
+			for range maxReadingOf {
+				w, _ := g.slowly(t, host, "", 0)
+				hanging = append(hanging, w)
+			}
+			synctest.Wait()
+		}
+		hang("h1")
+		push("h1", http.StatusTooManyRequests, "of h1")
+		push("h2", http.StatusNoContent, "")
+		for i := 1; i < maxReading/maxReadingOf; i++ {
+			push("h2", http.StatusNoContent, "")
+			hang(fmt.Sprint("other", i))
+		}
+		push("h2", http.StatusTooManyRequests, "too many pushes are")
+		for _, w := range hanging {
+			w.Close()
+		}
+		synctest.Wait()
+		push("h1", http.StatusNoContent, "")
+		if n := len(g.reading.of); g.reading.all != 0 || n != 0 {
+			t.Errorf("%d bodies of %d senders count as being read", g.reading.all, n)
+		}
+	})
 }
 
 // Without room nothing of a body is taken, and the sender is told to come
