@@ -6,6 +6,7 @@ package ingest
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"log/slog"
 	"maps"
@@ -194,6 +195,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) *refusal {
 		return err
 	}
 	job.version = version
+	if parcel.spool != "" {
+		parcel.body = maphash.Bytes(h.senders.seed, job.body.Bytes())
+	}
 	return h.take(w, r, host, job, &parcel)
 }
 

@@ -3,9 +3,11 @@ package ingest
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"hash/maphash"
 	"log/slog"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -38,7 +40,9 @@ const (
 	// maxReceipts bounds what is remembered of one spool; then every other
 	// receipt gives way to the next one, and what it was for is acknowledged a
 	// little later.
-	maxReceipts  = 1024
+	maxReceipts = 1024
+	// maxBodies is how many parts of a record are told from repeats of them.
+	maxBodies    = 512
 	forgetSender = 24 * time.Hour
 )
 
@@ -46,7 +50,9 @@ var spoolName = regexp.MustCompile(`^[0-9A-Za-z_-]{1,64}$`)
 
 // senders is who pushes for each host, and how far its records have come.
 type senders struct {
-	boot string // immutable
+	// immutable
+	boot string
+	seed maphash.Seed
 
 	mu    sync.Mutex // guards all below
 	hosts map[string]*sender
@@ -62,6 +68,7 @@ type sender struct {
 	rival  bool          // there is another one, and it was said so
 
 	taken     uint64    // record
+	bodies    []uint64  // taken with its number: its own, and the first parts of the next one
 	collected uint64    // record
 	receipts  []receipt // ascending in both
 }
@@ -76,7 +83,7 @@ type receipt struct {
 func newSenders() *senders {
 	var id [8]byte
 	_, _ = rand.Read(id[:]) // which never fails
-	return &senders{boot: hex.EncodeToString(id[:]), hosts: map[string]*sender{}}
+	return &senders{boot: hex.EncodeToString(id[:]), seed: maphash.MakeSeed(), hosts: map[string]*sender{}}
 }
 
 // parcel is what a push says of where its body comes from. Without a spool
@@ -85,8 +92,9 @@ type parcel struct {
 	spool    string
 	holder   string
 	record   uint64
-	repeated bool // this record was taken before
-	claimed  bool // it was for a host of the roster, whether it got that or not
+	body     uint64 // hash
+	repeated bool   // this was taken before
+	claimed  bool   // it was for a host of the roster, whether it got that or not
 }
 
 func parcelOf(header http.Header) (p parcel) {
@@ -127,7 +135,7 @@ func (s *senders) claim(host string, p *parcel, from string, interval time.Durat
 		of.holder, of.rival = p.holder, false
 	}
 	of.from, of.heard, of.hold = from, now, max(3*interval, shortestHold)
-	p.repeated = p.record <= of.taken
+	p.repeated = p.record < of.taken || p.record == of.taken && slices.Contains(of.bodies, p.body)
 	return 0
 }
 
@@ -158,7 +166,16 @@ func (s *senders) took(host string, p parcel, end window.Position, stored int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	of := s.hosts[host]
-	if of == nil || of.spool != p.spool || p.record == 0 || stored == 0 && p.record <= of.taken {
+	if of == nil || of.spool != p.spool {
+		return
+	}
+	if p.record > of.taken {
+		of.bodies = of.bodies[:0]
+	}
+	if p.record >= of.taken && !p.repeated && len(of.bodies) < maxBodies {
+		of.bodies = append(of.bodies, p.body)
+	}
+	if p.record == 0 || stored == 0 && p.record <= of.taken {
 		return
 	}
 	of.collected = min(of.collected, p.record-1)

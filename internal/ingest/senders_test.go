@@ -133,6 +133,41 @@ func TestHostThatLeaves(t *testing.T) {
 	push(8, "", "7")
 }
 
+// TestPartsOfARecordAreNoRepeats: the first parts of a record that was divided
+// carry the number of the one before, and what is refused of them counts.
+func TestPartsOfARecordAreNoRepeats(t *testing.T) {
+	g := start(t, nil)
+	at := time.Now().UnixMilli()
+	load := func(name string, late int64) []byte {
+		return body(t, fmt.Sprintf("testbed_host_load1 - %d %d", late, at-late), fmt.Sprintf("%s - 1 %d", name, at))
+	}
+	for _, c := range []struct {
+		what    string
+		body    []byte
+		record  uint64
+		refused string
+	}{
+		{"a part of the first record", load("a", 0), 0, ""},
+		{"another, with a point that is late", load("b", 1), 0, "out_of_order=1"},
+		{"that again, as its answer was lost", load("b", 1), 0, ""},
+		{"the last part", load("c", 2), 1, "out_of_order=1"},
+		{"that again", load("c", 2), 1, ""},
+		{"a part of the second record", load("d", 3), 1, "out_of_order=1"},
+		{"another", load("e", 4), 1, "out_of_order=1"},
+		{"the first of them again", load("d", 3), 1, ""},
+		{"the last part", load("f", 5), 2, "out_of_order=1"},
+		{"a part of the first record again", load("b", 1), 0, ""},
+		{"the last of the first record again", load("c", 2), 1, ""},
+		{"the third record", load("g", 6), 3, "out_of_order=1"},
+		{"that again", load("g", 6), 3, ""},
+	} {
+		answer, text := g.push(t, "h1", c.body, of("a", c.record, ""))
+		if got := answer.Header.Get(RefusedHeader); answer.StatusCode != http.StatusNoContent || got != c.refused {
+			t.Errorf("%s: %s %s, refused %q, want %q", c.what, answer.Status, text, got, c.refused)
+		}
+	}
+}
+
 // TestAnotherProcess: what is meant for the process before takes no effect.
 func TestAnotherProcess(t *testing.T) {
 	g := start(t, nil)
