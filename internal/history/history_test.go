@@ -224,6 +224,49 @@ func TestOpenedAnew(t *testing.T) {
 	}
 }
 
+// TestBackgroundIsIdle: what is written while the database is kept in shape
+// does not set its own goroutine to work, in which a panic would end the
+// gateway.
+func TestBackgroundIsIdle(t *testing.T) {
+	p := begin(t, t.TempDir(), Options{})
+	now := time.Now().Truncate(time.Second)
+	p.push(lines(1000, now.Add(-10*time.Hour), now.Add(-time.Minute), 2*time.Minute))
+	done := make(chan error, 1)
+	go func() { done <- p.maintain(t.Context()) }()
+	for at, busy := now, true; busy; at = at.Add(time.Millisecond) {
+		p.push(lines(1, at, at.Add(time.Millisecond), time.Millisecond))
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			busy = false
+		default:
+		}
+	}
+	counter := func(name string) (n float64) {
+		families, err := p.base.failed.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if f.GetName() == name {
+				n = f.GetMetric()[0].GetCounter().GetValue()
+			}
+		}
+		return n
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		woken, idle := counter("prometheus_tsdb_compactions_triggered_total"), counter("prometheus_tsdb_compactions_skipped_total")
+		if woken > 0 && woken == idle {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the database's own goroutine was woken %v times and did nothing %v times", woken, idle)
+		}
+	}
+}
+
 // TestSecond: another process may not take the folder.
 func TestSecond(t *testing.T) {
 	p := begin(t, t.TempDir(), Options{})

@@ -247,8 +247,6 @@ func (h *History) turn(old *detached, now time.Time) {
 // hours to a block, blocks together, old ones away.
 func (h *History) maintain(ctx context.Context) error {
 	h.base.db.ForceHeadMMap()
-	h.base.db.EnableCompactions()
-	defer h.base.db.DisableCompactions()
 	err := h.base.db.Compact(ctx)
 	h.counts.size.Store(folderSize(h.Path))
 	return err
