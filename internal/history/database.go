@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/util/compression"
 )
@@ -31,9 +32,10 @@ type base struct {
 
 	// Owned by Run while db is open.
 	failed   *failures
-	spoiled  bool   // a record may stand half in the log: to be opened anew
-	poisoned bool   // a lock may be held for good
-	synced   [2]int // the segments of the logs that were written to last
+	cancel   context.CancelFunc // ends a compaction, and all later ones
+	spoiled  bool               // a record may stand half in the log: to be opened anew
+	poisoned bool               // a lock may be held for good
+	synced   [2]int             // the segments of the logs that were written to last
 }
 
 // users are the queriers of one opening of the database.
@@ -117,6 +119,15 @@ func (b *base) open(o *Options) error {
 	// its own that would end the gateway. So that goroutine does nothing, and
 	// maintain does its work.
 	opts.BlockReloadInterval = math.MaxInt64
+	// Compactions do not end with the context that they are asked for with.
+	var cancel context.CancelFunc
+	opts.NewCompactorFunc = func(ctx context.Context, r prometheus.Registerer, log *slog.Logger, ranges []int64, pool chunkenc.Pool, opts *tsdb.Options) (tsdb.Compactor, error) {
+		ctx, cancel = context.WithCancel(ctx)
+		return tsdb.NewLeveledCompactorWithOptions(ctx, r, log, ranges, pool, tsdb.LeveledCompactorOptions{
+			MaxBlockChunkSegmentSize:    opts.MaxBlockChunkSegmentSize,
+			EnableOverlappingCompaction: opts.EnableOverlappingCompaction,
+		})
+	}
 	db, err := tsdb.Open(o.Path, quiet(o.Log), failed, opts, nil)
 	if err != nil {
 		return err
@@ -125,7 +136,7 @@ func (b *base) open(o *Options) error {
 	room.of.Store(db.Head())
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.db, b.users, b.failed, b.spoiled, b.poisoned = db, &users{}, failed, false, false
+	b.db, b.users, b.failed, b.cancel, b.spoiled, b.poisoned = db, &users{}, failed, cancel, false, false
 	b.synced = [2]int{math.MaxInt, math.MaxInt}
 	return nil
 }

@@ -2,6 +2,7 @@ package history
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -264,6 +265,35 @@ func TestBackgroundIsIdle(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the database's own goroutine was woken %v times and did nothing %v times", woken, idle)
 		}
+	}
+}
+
+// TestStopWhileMaintaining: a stop ends a compaction that is under way, and
+// nothing is lost by that.
+func TestStopWhileMaintaining(t *testing.T) {
+	p := begin(t, t.TempDir(), Options{})
+	now := time.Now().Truncate(2 * time.Hour)
+	written := points{}
+	for at := now.Add(-12 * time.Hour); at.Before(now); at = at.Add(30 * time.Minute) {
+		batch := lines(500, at, at.Add(30*time.Minute), 2*time.Minute)
+		written.add(batch)
+		p.push(batch)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- p.maintain(ctx) }()
+	for begun := []string(nil); begun == nil; time.Sleep(time.Millisecond) {
+		begun, _ = filepath.Glob(filepath.Join(p.Path, "0*"))
+	}
+	stop()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("all of it was done before it ended: %v", err)
+	}
+	p.stop()
+	p = begin(t, p.Path, Options{})
+	p.compact()
+	if n := written.lost(t, p.all()); n > 0 {
+		t.Errorf("%d points are missing\n%s", n, p.log)
 	}
 }
 

@@ -244,8 +244,10 @@ func (h *History) turn(old *detached, now time.Time) {
 }
 
 // maintain does what keeps the database in shape: full chunks to disk, two
-// hours to a block, blocks together, old ones away.
+// hours to a block, blocks together, old ones away. When ctx ends, what it is
+// about to write is left to the next start.
 func (h *History) maintain(ctx context.Context) error {
+	defer context.AfterFunc(ctx, h.base.cancel)()
 	h.base.db.ForceHeadMMap()
 	err := h.base.db.Compact(ctx)
 	h.counts.size.Store(folderSize(h.Path))
