@@ -97,7 +97,7 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("what is wrong is not said once:\n%s", p.log)
 	}
 	empty()
-	p.collect(time.Now())
+	p.collect(t.Context(), time.Now())
 	if p.waiting() != 0 || !p.counts.up.Load() || !strings.Contains(p.log.String(), "writes again") {
 		t.Errorf("%d points wait:\n%s", p.waiting(), p.log)
 	}

@@ -140,7 +140,7 @@ func TestEnds(t *testing.T) {
 	now := time.Now().Truncate(time.Second)
 	p.push(lines(1, now, now.Add(time.Second), time.Second))
 	p.store.Sweep(time.Now().Add(2*time.Minute), nobody)
-	p.collect(time.Now())
+	p.collect(t.Context(), time.Now())
 	address := p.serve() + "/api/v1/query?query=testbed_guest_test&time="
 	if _, got := get(t, address+stamp(now)); len(got.Data) < 60 {
 		t.Errorf("at its last value: %s", got.Data)

@@ -1,6 +1,7 @@
 package history
 
 import (
+	"context"
 	"errors"
 	"math"
 	"time"
@@ -23,10 +24,10 @@ var Reader = window.ReaderID{Name: "history", Path: "history"}
 // pagePoints are written in one commit.
 const pagePoints = 100_000
 
-// collect writes all that has arrived since the last commit. The window's
-// cursor moves on only behind a commit.
-func (h *History) collect(now time.Time) {
-	for {
+// collect writes all that has arrived since the last commit, or until ctx
+// ends. The window's cursor moves on only behind a commit.
+func (h *History) collect(ctx context.Context, now time.Time) {
+	for ctx.Err() == nil {
 		page, err := h.next(now, pagePoints)
 		if err != nil {
 			h.cannotWrite(err)

@@ -83,7 +83,7 @@ func (p *past) push(points []sample.Point) {
 	}); err != nil {
 		p.t.Fatal(err)
 	}
-	p.collect(now)
+	p.collect(p.t.Context(), now)
 }
 
 // waiting is how much the window holds for the history.

@@ -73,7 +73,7 @@ func (h *History) step(ctx context.Context, now time.Time) {
 		}
 		return
 	}
-	h.collect(now)
+	h.collect(ctx, now)
 	if now.Sub(h.untimed.at) >= scrapeEvery {
 		h.scrape(now)
 	}
