@@ -21,6 +21,9 @@ import (
 // scrubRate is how many bytes a second are read while all is well.
 const scrubRate = 32 << 20
 
+// lookEvery is after how many chunks the context is looked at.
+const lookEvery = 64
+
 // blockError is a block that is damaged inside.
 type blockError struct {
 	dir string
@@ -78,13 +81,16 @@ func readBlock(ctx context.Context, dir string, rate int64) (err error) {
 	}
 	var builder labels.ScratchBuilder
 	var metas []chunks.Meta
-	began, read, n := time.Now(), int64(0), uint64(0)
+	began, read, n, looked := time.Now(), int64(0), uint64(0), 0
 	for postings.Next() {
 		if err := series.Series(postings.At(), &builder, &metas); err != nil {
 			return err
 		}
 		n++
 		for _, m := range metas {
+			if looked++; looked%lookEvery == 0 && ctx.Err() != nil {
+				return ctx.Err()
+			}
 			if m.MinTime < meta.MinTime || m.MaxTime >= meta.MaxTime {
 				return errors.New("a chunk is not of the block's time")
 			}
@@ -128,6 +134,9 @@ func readPostings(ctx context.Context, of tsdb.IndexReader) error {
 			return err
 		}
 		for _, value := range values {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			postings, err := of.Postings(ctx, name, value)
 			if err != nil {
 				return err
