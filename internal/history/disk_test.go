@@ -3,6 +3,7 @@ package history
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -208,6 +209,53 @@ func TestFullLateLog(t *testing.T) {
 		p.stop()
 		p = begin(t, dir, Options{})
 	}
+}
+
+// TestFoundOnAFullDisk: damage, and samples of the future, that are found while
+// nothing can be set aside do not end queries, and are not forgotten.
+func TestFoundOnAFullDisk(t *testing.T) {
+	begun := func(t *testing.T) (p *past, now time.Time) {
+		p = begin(t, t.TempDir(), Options{})
+		now = time.Now().Truncate(2 * time.Hour)
+		for at := now.Add(-6 * time.Hour); at.Before(now); at = at.Add(10 * time.Minute) {
+			p.push(lines(3, at, at.Add(time.Second), time.Second))
+		}
+		p.compact()
+		p.last[scrubbing], p.last[maintaining] = now, now
+		return p, now
+	}
+	fullThenNot := func(t *testing.T, p *past, now time.Time) {
+		t.Helper()
+		p.reserve = math.MaxUint64
+		p.step(t.Context(), now)
+		if !p.base.ready() || p.running[opening] {
+			t.Error("it is closed while there is no room to open it")
+		}
+		p.reserve = reserve
+		p.step(t.Context(), now)
+		if p.running[opening] {
+			p.note(t.Context(), <-p.ended)
+		}
+		if !p.base.ready() {
+			t.Errorf("it is not open\n%s", p.log)
+		}
+	}
+	t.Run("damage", func(t *testing.T) {
+		p, now := begun(t)
+		p.found = &blockError{filepath.Dir(glob(t, p.Path, "0*/meta.json")[0]), errDamaged}
+		fullThenNot(t, p, now)
+		if p.damages(partBlock) != 1 {
+			t.Errorf("the block that is damaged is in use\n%s", p.log)
+		}
+	})
+	t.Run("future", func(t *testing.T) {
+		p, now := begun(t)
+		p.push(lines(1, now.Add(5*time.Hour), now.Add(5*time.Hour+time.Second), time.Second))
+		fullThenNot(t, p, now)
+		if p.damages(partFuture) == 0 || p.base.ahead(now) {
+			t.Errorf("the future is not set aside\n%s", p.log)
+		}
+	})
 }
 
 // TestReadOnly: a folder that can not be written to is used as soon as it can.

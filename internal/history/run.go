@@ -81,12 +81,13 @@ func (h *History) step(ctx context.Context, now time.Time) {
 		return
 	}
 	ahead := h.base.ahead(now) && now.Sub(h.turned) >= turnEvery
-	if ahead {
-		h.turned = now
-		h.Log.Warn("history has samples of the future, as the clock was ahead; they are set aside")
-	}
+	anew := h.base.spoiled && h.due(opening, now, retryEvery) || h.found != nil && !h.running[scrubbing] || ahead
 	switch {
-	case h.base.spoiled && h.due(opening, now, retryEvery) && h.disk() == nil, h.found != nil && !h.running[scrubbing], ahead:
+	case anew && h.disk() == nil: // opening it writes
+		if ahead {
+			h.turned = now
+			h.Log.Warn("history has samples of the future, as the clock was ahead; they are set aside")
+		}
 		old, damaged := h.base.detach("its log is being read again"), h.found
 		h.found = nil
 		h.refs.clear() // the next database numbers its series anew
