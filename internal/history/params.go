@@ -155,6 +155,16 @@ func (r *request) options() (promql.QueryOpts, error) {
 
 // matchers reads match[]; each of them must ask for something.
 func (r *request) matchers(h *History) ([][]*labels.Matcher, error) {
+	long := 0
+	for _, text := range r.Form["match[]"] {
+		long += len(text)
+	}
+	if long > maxQuery {
+		return nil, invalid("match[]", fmt.Errorf("all of them are longer than %d bytes", maxQuery))
+	}
+	if err := boundedPatterns(r.Form["match[]"]...); err != nil {
+		return nil, invalid("match[]", err)
+	}
 	sets, err := h.parser.ParseMetricSelectors(r.Form["match[]"])
 	if err != nil {
 		return nil, invalid("match[]", err)
