@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"runtime"
@@ -385,6 +386,33 @@ func TestPatterns(t *testing.T) {
 		t.Errorf("the largest: %d MiB, %d %s", bytes>>20, code, text)
 	} else {
 		t.Logf("the largest: %d KiB", bytes>>10)
+	}
+}
+
+// TestSlowReaders: clients that do not read their answers do not keep this
+// program itself from asking.
+func TestSlowReaders(t *testing.T) {
+	p := begin(t, t.TempDir(), Options{MaxQueries: 1})
+	now := time.Now().Truncate(time.Second)
+	p.push(lines(600, now.Add(-time.Second), now, time.Second))
+	address := p.serve()
+	c, err := net.Dial("tcp", strings.TrimPrefix(address, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	// The answer has 30 MiB, which no buffers between the two hold.
+	if _, err := fmt.Fprintf(c, "GET /api/v1/query_range?query=last_over_time(testbed_guest_test[1d])&start=%s&end=%s&step=1 HTTP/1.1\r\nHost: h\r\n\r\n",
+		stamp(now), stamp(now.Add(2000*time.Second))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); err != nil { // it has begun
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if _, err := p.Ask(ctx, "1", now, now, time.Second); err != nil {
+		t.Errorf("while a client does not read its answer: %v", err)
 	}
 }
 

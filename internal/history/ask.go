@@ -17,15 +17,16 @@ type Curve struct {
 }
 
 // Ask evaluates an expression at start, start+step, ... up to end, for this
-// program itself. It waits for its turn among the queries from outside, and
-// takes no longer than they may. The error wraps [ErrNotOpen] while there
-// is no database.
+// program itself. It waits for its turn among others of this program only, as
+// a query from outside lasts until its client has read the answer, and takes no
+// longer than such a one may. The error wraps [ErrNotOpen] while there is no
+// database.
 func (h *History) Ask(ctx context.Context, query string, start, end time.Time, step time.Duration) ([]Curve, error) {
 	ctx, cancel := context.WithTimeout(ctx, h.QueryTimeout)
 	defer cancel()
 	select {
-	case h.slots <- struct{}{}:
-		defer func() { <-h.slots }()
+	case h.own <- struct{}{}:
+		defer func() { <-h.own }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

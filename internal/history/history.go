@@ -55,7 +55,7 @@ type Options struct {
 
 	QueryTimeout time.Duration // of one query, default 30 s
 	MaxSamples   int           // that one query may hold in memory, default 10,000,000
-	MaxQueries   int           // at once; more wait for at most QueryTimeout. Default 4
+	MaxQueries   int           // at once from outside, and as many of this program itself; more wait for at most QueryTimeout. Default 4
 
 	Log *slog.Logger // nil: nothing is logged
 }
@@ -69,7 +69,8 @@ type History struct {
 	base   base
 	engine *promql.Engine
 	parser parser.Parser
-	slots  chan struct{} // one for each query at once
+	slots  chan struct{} // one for each query at once from outside
+	own    chan struct{} // the same for [History.Ask]
 	counts counts
 	words  words
 	doubt  atomic.Bool // a query has met something that can not be read
@@ -104,7 +105,8 @@ func New(o Options) (*History, error) {
 	o.MaxSamples = positive(o.MaxSamples, DefaultMaxSamples)
 	o.MaxQueries = positive(o.MaxQueries, DefaultMaxQueries)
 	h := &History{
-		Options: o, slots: make(chan struct{}, o.MaxQueries), parser: parser.NewParser(parser.Options{}),
+		Options: o, slots: make(chan struct{}, o.MaxQueries), own: make(chan struct{}, o.MaxQueries),
+		parser:  parser.NewParser(parser.Options{}),
 		reserve: reserve, running: map[task]bool{}, ended: make(chan end, len(tasks)), last: map[task]time.Time{},
 	}
 	h.counts.init()
