@@ -75,7 +75,7 @@ func (h *History) handler(f func(*request) error) http.Handler {
 			return
 		}
 		failed := failureOf(err)
-		if (failed.kind == "internal" || failed.kind == "execution") && damages(err) {
+		if failed.kind == "execution" && damages(err) {
 			h.doubt.Store(true)
 		}
 		h.counts.queries.WithLabelValues(failed.kind).Inc()

@@ -3,8 +3,12 @@ package history
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"io"
 	"math/rand/v2"
+	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -267,6 +271,64 @@ func TestDamage(t *testing.T) {
 			}
 			if strings.Contains(p.log.String(), "level=ERROR") {
 				t.Errorf("the next start has something to say:\n%s", p.log)
+			}
+		})
+	}
+}
+
+// TestDoubt: a query that meets damage has the blocks looked at, and one that
+// is wrong by itself has not, whatever words it is made of.
+func TestDoubt(t *testing.T) {
+	whole := begin(t, t.TempDir(), Options{})
+	now := time.Now().Truncate(2 * time.Hour)
+	for at := now.Add(-6 * time.Hour); at.Before(now); at = at.Add(10 * time.Minute) {
+		whole.push(lines(30, at, at.Add(time.Second), time.Second))
+	}
+	whole.compact()
+	whole.stop()
+	chunk := func(t *testing.T, dir string) { change(t, largest(t, dir, "0*/chunks/0*"), flipped(0.5)) }
+	series := func(t *testing.T, dir string) {
+		for _, file := range glob(t, dir, "0*/index") {
+			change(t, file, func(b []byte) []byte {
+				at := binary.BigEndian.Uint64(b[len(b)-44:]) // where the series begin: the second of the six words at the end
+				b[at+20] ^= 1
+				return b
+			})
+		}
+	}
+	selector := url.Values{"query": {`sum(sum_over_time(testbed_guest_test[12h]))`}, "match[]": {"testbed_guest_test"}}
+	for _, form := range []struct {
+		name, path string
+		damage     func(*testing.T, string)
+		form       url.Values
+		code       int
+		doubt      bool
+	}{
+		{"nothing", "query", nil, selector, 200, false},
+		{"a chunk", "query", chunk, selector, 422, true},
+		{"series", "query", series, selector, 422, true},
+		{"series, listed", "series", series, selector, 422, true},
+		{"pattern", "query", nil, url.Values{"query": {`label_replace(testbed_guest_test, "a", "$1", "b", "chunk(")`}}, 422, false},
+		{"label", "query", nil, url.Values{"query": {`label_replace(vector(1), "n", "checksum", "", "") + on(n) (label_replace(vector(1), "n", "checksum", "", "") or label_replace(label_replace(vector(1), "n", "checksum", "", ""), "m", "chunk", "", ""))`}}, 422, false},
+		{"name", "query", nil, url.Values{"query": {`label_replace(vector(1), "invalid size\xff", "", "", "")`}}, 422, false},
+	} {
+		t.Run(form.name, func(t *testing.T) {
+			dir := copyOf(t, whole.Path)
+			if form.damage != nil {
+				form.damage(t, dir)
+			}
+			p := begin(t, dir, Options{})
+			resp, err := http.PostForm(p.serve()+"/api/v1/"+form.path, form.form)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			text, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode != form.code || p.doubt.Load() != form.doubt {
+				t.Errorf("%d, doubt %t: %s; want %d and %t", resp.StatusCode, p.doubt.Load(), text, form.code, form.doubt)
 			}
 		})
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
+	"github.com/prometheus/prometheus/util/annotations"
 	"github.com/prometheus/prometheus/util/compression"
 )
 
@@ -100,6 +101,42 @@ type querier struct {
 func (q *querier) Close() error {
 	defer q.leave()
 	return q.Querier.Close()
+}
+
+// Select implements [storage.Querier].
+func (q *querier) Select(ctx context.Context, sorted bool, hints *storage.SelectHints, of ...*labels.Matcher) storage.SeriesSet {
+	return set{q.Querier.Select(ctx, sorted, hints, of...)}
+}
+
+// LabelValues implements [storage.LabelQuerier].
+func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, of ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	values, notes, err := q.Querier.LabelValues(ctx, name, hints, of...)
+	return values, notes, stored(err)
+}
+
+// LabelNames implements [storage.LabelQuerier].
+func (q *querier) LabelNames(ctx context.Context, hints *storage.LabelHints, of ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	names, notes, err := q.Querier.LabelNames(ctx, hints, of...)
+	return names, notes, stored(err)
+}
+
+type set struct{ storage.SeriesSet }
+
+// Err implements [storage.SeriesSet].
+func (s set) Err() error { return stored(s.SeriesSet.Err()) }
+
+// storedError tells what the database says from what the engine says, which
+// hands its errors on among its own.
+type storedError struct{ error }
+
+// Unwrap is for [errors.Is].
+func (e *storedError) Unwrap() error { return e.error }
+
+func stored(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &storedError{err}
 }
 
 // open opens the database.

@@ -2,7 +2,6 @@ package history
 
 import (
 	"context"
-	"errors"
 	"regexp"
 	"slices"
 	"strings"
@@ -53,7 +52,7 @@ func (p *Past) Close() { _ = p.querier.Close() }
 
 // noted has a block looked at when an error may come from it.
 func (p *Past) noted(err error) error {
-	if err != nil && !errors.Is(err, context.Canceled) && damages(err) {
+	if err != nil && damages(err) {
 		p.h.doubt.Store(true)
 	}
 	return err

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
@@ -150,8 +149,16 @@ func readPostings(ctx context.Context, of tsdb.IndexReader) error {
 }
 
 // damages reports whether an error of a query may come from a damaged block.
+// Others quote what a client wrote: words are looked for in those of storage.
 func damages(err error) bool {
-	var storage promql.ErrStorage
+	var stored *storedError
 	text := err.Error()
-	return errors.As(err, &storage) || strings.Contains(text, "checksum") || strings.Contains(text, "chunk") || strings.Contains(text, "invalid size")
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return false
+	case strings.HasPrefix(text, "cannot populate chunk "): // of an iterator
+		return true
+	}
+	return errors.As(err, &stored) &&
+		(strings.Contains(text, "checksum") || strings.Contains(text, "chunk") || strings.Contains(text, "invalid size"))
 }
