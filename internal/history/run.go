@@ -174,7 +174,7 @@ func (h *History) stop() {
 			h.Log.Warn("history was not closed well; its log is read again at the next start", "err", err)
 		}
 	}
-	if h.lock != nil && !h.running[opening] {
+	if !h.running[opening] && h.lock != nil {
 		_ = h.lock.Close()
 		h.lock = nil
 	}

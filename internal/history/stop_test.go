@@ -3,6 +3,7 @@ package history
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -48,6 +49,31 @@ func TestStopWhileCatchingUp(t *testing.T) {
 	p.step(t.Context(), now)
 	if n := written.lost(t, p.all().of("testbed_guest_test")); n > 0 || p.waiting() > 0 {
 		t.Errorf("%d points are missing afterwards and %d wait", n, p.waiting())
+	}
+}
+
+// TestStopWhileTakingTheFolder: a stop leaves alone what an opening is taking
+// at that moment.
+func TestStopWhileTakingTheFolder(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "mount")
+	if err := os.WriteFile(folder, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p := unopened(t, filepath.Join(folder, "history"), Options{})
+	if p.lock != nil {
+		t.Fatal("the folder can be taken; the test wants to see it taken later")
+	}
+	if err := os.Remove(folder); err != nil {
+		t.Fatal(err)
+	}
+	p.step(t.Context(), time.Now())
+	p.stop()
+	if !p.running[opening] {
+		return // it was open already, and the stop has waited for it
+	}
+	p.note(t.Context(), <-p.ended)
+	if p.lock == nil || !p.base.ready() {
+		t.Errorf("the opening has not gone on\n%s", p.log)
 	}
 }
 
