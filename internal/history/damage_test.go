@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -273,6 +274,40 @@ func TestDamage(t *testing.T) {
 				t.Errorf("the next start has something to say:\n%s", p.log)
 			}
 		})
+	}
+}
+
+// TestOldLog: a log of which the database has removed thousands of segments goes
+// on without its checkpoint, and without thousands of files and lines.
+func TestOldLog(t *testing.T) {
+	p := begin(t, t.TempDir(), Options{})
+	now := time.Now().Truncate(time.Second)
+	written := points{}
+	batch := lines(3, now.Add(-time.Minute), now, time.Second)
+	written.add(batch)
+	p.push(batch)
+	p.stop()
+	const first = 5000
+	for i, file := range glob(t, p.Path, "wal/0*") {
+		if err := os.Rename(file, filepath.Join(p.Path, "wal", fmt.Sprintf("%08d", first+i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p = begin(t, p.Path, Options{})
+	if n := written.lost(t, p.all()); n > 0 {
+		t.Errorf("%d points are missing\n%s", n, p.log)
+	}
+	files, said := glob(t, p.Path, "wal/*"), strings.Count(p.log.String(), "level=ERROR")
+	if len(files) > 10 || said != 1 || p.damages(partLog) != 1 {
+		t.Errorf("%d files are in the log, %d errors logged, %d damages counted; want a few, 1 and 1", len(files), said, p.damages(partLog))
+	}
+	more := lines(6, now, now.Add(time.Second), time.Second)
+	written.add(more)
+	p.push(more)
+	p.stop()
+	p = begin(t, p.Path, Options{})
+	if n := written.lost(t, p.all()); n > 0 || strings.Contains(p.log.String(), "level=ERROR") {
+		t.Errorf("after the next start %d points are missing\n%s", n, p.log)
 	}
 }
 

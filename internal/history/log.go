@@ -56,10 +56,7 @@ func (d *doctor) logOf(name, part string) (damaged bool, err error) {
 	if !info.IsDir() {
 		return true, d.aside(dir, part, errors.New("it is no folder"))
 	}
-	next := 0
-	if part == partLateLog {
-		next = anySegment
-	}
+	next := anySegment
 	if checkpoint, n, err := wlog.LastCheckpoint(dir); err == nil {
 		next = n + 1
 		if damaged, err = d.segments(checkpoint, part, 0); err != nil {
@@ -67,7 +64,34 @@ func (d *doctor) logOf(name, part string) (damaged bool, err error) {
 		}
 	}
 	more, err := d.segments(dir, part, next)
-	return damaged || more, err
+	damaged = damaged || more
+	if err != nil || part == partLateLog || next != anySegment {
+		return damaged, err
+	}
+	first, _, err := wlog.Segments(dir)
+	if err != nil || first <= 0 {
+		return damaged, err
+	}
+	return true, d.noCheckpoint(dir, part, first-1)
+}
+
+// noCheckpoint makes up for a checkpoint that is missing by one that has
+// nothing in it, as the database would look for all segments since the first.
+func (d *doctor) noCheckpoint(dir, part string, number int) error {
+	path := filepath.Join(dir, fmt.Sprintf("checkpoint.%08d", number))
+	work := path + wlog.CheckpointTempFileSuffix
+	if err := os.MkdirAll(work, 0o777); err != nil {
+		return err
+	}
+	if err := os.WriteFile(wlog.SegmentName(work, 0), nil, 0o644); err != nil {
+		return err
+	}
+	if err := os.Rename(work, path); err != nil {
+		return err
+	}
+	d.counts.damaged.WithLabelValues(part).Inc()
+	d.log.Error("the beginning of the history's log is missing", "file", path)
+	return nil
 }
 
 // segments looks through the segments of a folder, of which the one with the
@@ -116,13 +140,15 @@ func (d *doctor) segments(dir, part string, next int) (damaged bool, err error) 
 			}
 			return true, nil
 		}
-		for ; next < n; next++ {
+		if next < n {
 			damaged = true
+			d.counts.damaged.WithLabelValues(part).Add(float64(n - next))
+			d.log.Error("segments of the history's log are missing", "first", wlog.SegmentName(dir, next), "segments", n-next)
+		}
+		for ; next < n; next++ {
 			if err := os.WriteFile(wlog.SegmentName(dir, next), nil, 0o644); err != nil {
 				return false, err
 			}
-			d.counts.damaged.WithLabelValues(part).Inc()
-			d.log.Error("a segment of the history's log is missing", "file", wlog.SegmentName(dir, next))
 		}
 		next = n + 1
 	}
