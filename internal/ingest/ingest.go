@@ -47,7 +47,8 @@ const (
 	defaultMaxFuture = time.Minute
 	defaultMaxAge    = 50 * time.Minute
 	maxReading       = 64 // bodies being read at a time
-	// Of one sender: who lets many of them hang must not have the others wait.
+	// Of one sender once half of them are taken: a stock sender may push on fifty
+	// connections, and who lets them hang must not have the others wait.
 	maxReadingOf = 8
 	// A sender that does not say its interval is a stock one; those may
 	// sample once a minute, and mark the end of a series themselves.
@@ -267,7 +268,7 @@ func (r *reading) begin(host string) *refusal {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case r.of[host] == maxReadingOf:
+	case r.of[host] >= maxReadingOf && r.all >= maxReading/2:
 		return &refusal{http.StatusTooManyRequests, "too many pushes of " + host + " are being read; try again", time.Second}
 	case r.all == maxReading:
 		return &refusal{http.StatusTooManyRequests, "too many pushes are being read; try again", time.Second}

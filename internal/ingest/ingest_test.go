@@ -356,19 +356,19 @@ func TestBodiesThatHang(t *testing.T) {
 			}
 		}
 		var hanging []*io.PipeWriter
-		hang := func(host string) {
-			for range maxReadingOf {
+		hang := func(host string, n int) {
+			for range n {
 				w, _ := g.slowly(t, host, "", 0)
 				hanging = append(hanging, w)
 			}
 			synctest.Wait()
 		}
-		hang("h1")
+		hang("h1", maxReading/2)
 		push("h1", http.StatusTooManyRequests, "of h1")
 		push("h2", http.StatusNoContent, "")
-		for i := 1; i < maxReading/maxReadingOf; i++ {
+		for i := range maxReading / 2 / maxReadingOf {
 			push("h2", http.StatusNoContent, "")
-			hang(fmt.Sprint("other", i))
+			hang(fmt.Sprint("other", i), maxReadingOf)
 		}
 		push("h2", http.StatusTooManyRequests, "too many pushes are")
 		for _, w := range hanging {
