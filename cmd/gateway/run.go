@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
@@ -166,8 +168,9 @@ func runGateway(ctx context.Context, log *slog.Logger, o *options) error {
 	registry := daemon.NewRegistry("gateway")
 
 	watcher := &deployment.Watcher{Settings: o.settings, StateGlobs: o.stateGlobs, Interval: o.poll, Log: log}
-	if _, err := os.Stat(o.settings); err != nil && len(o.stateGlobs) > 0 {
-		watcher.Settings = "" // the globs are what was meant
+	if _, err := os.Stat(o.settings); o.settings != "" && errors.Is(err, fs.ErrNotExist) && len(o.stateGlobs) > 0 {
+		log.Info("there is no settings folder of TestbedOS; only the files of --state.glob are looked at", "path", o.settings)
+		watcher.Settings = ""
 	}
 	if err := watcher.Register(registry); err != nil {
 		return err
