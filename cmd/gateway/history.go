@@ -38,7 +38,7 @@ func (o *historyOptions) flags(app *kingpin.Application) {
 		Default(history.DefaultQueryTimeout.String()).DurationVar(&o.timeout)
 	app.Flag("history.query.max-samples", "Most samples that one query may hold in memory, at 16 bytes each.").
 		Default(strconv.Itoa(history.DefaultMaxSamples)).IntVar(&o.maxSamples)
-	app.Flag("history.query.max-concurrency", "Most queries at once; more wait for their turn.").
+	app.Flag("history.query.max-concurrency", "Most queries from outside at once; more wait for their turn.").
 		Default(strconv.Itoa(history.DefaultMaxQueries)).IntVar(&o.maxQueries)
 }
 
