@@ -9,7 +9,8 @@
 // outside of the kernel: those of control groups, and of /proc those that count.
 // Not for a process' memory, arguments or I/O (while it is in execve they wait,
 // and a file system of its own can hold that up), not for mountinfo, and not for
-// /sys, whose drivers may wait for a device.
+// /sys, whose drivers may wait for a device. What may wait of a process is read
+// with [Patiently].
 package kernfile
 
 import (

@@ -5,9 +5,13 @@ package libvirt
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"fanin/internal/e2e/rig"
 	"fanin/internal/sample"
@@ -119,5 +123,74 @@ func TestNoLibrary(t *testing.T) {
 	}
 	if n := strings.Count(log.String(), "no libvirt here"); n != 1 || !strings.Contains(log.String(), "libvirt.so.0") {
 		t.Errorf("said %d times that there is no libvirt, want once, naming the library:\n%s", n, log)
+	}
+}
+
+// A process that is called like QEMU and whose arguments can not be read holds
+// up neither the events nor the end of Run.
+func TestArgumentsThatHang(t *testing.T) {
+	rig.Need(t, "libvirtd") // the library comes with it
+	proc := t.TempDir()
+	if err := os.Mkdir(filepath.Join(proc, "4711"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(proc, "4711/comm"), []byte("qemu-system-x86\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(proc, "4711/status"), []byte("NSpid:\t4711\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// Stands for a process whose memory lock is not to be had: opening it waits
+	// until somebody writes.
+	arguments := filepath.Join(proc, "4711/cmdline")
+	if err := syscall.Mkfifo(arguments, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if fd, err := syscall.Open(arguments, syscall.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
+			_ = syscall.Close(fd)
+		}
+	})
+	if err := eventLoop.acquire(); err != nil {
+		t.Fatal(err)
+	}
+	defer eventLoop.release()
+	const uri = "test:///default"
+	c, err := api.NewConnect(uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	d, err := c.LookupDomainByName("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Free()
+
+	s := &Source{URI: uri, ProcRoot: proc, Rescan: time.Hour} // events alone tell
+	stop := run(t, s)
+	tape := record(t, s, 50*time.Millisecond)
+	becomes := func(reason string) {
+		t.Helper()
+		rig.Eventually(t, 20*time.Second, func() error {
+			if _, got, _, ok := upOf(tape.last(), "test"); !ok || got != reason {
+				return &wrong{got, reason}
+			}
+			return nil
+		})
+	}
+	becomes("")
+	for _, step := range []struct {
+		do     func() error
+		reason string
+	}{{d.Destroy, "stopped"}, {d.Create, ""}} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		becomes(step.reason)
+	}
+	stop()
+	if n := testutil.ToFloat64(s.skipped.WithLabelValues(skipUnreadable)); n == 0 {
+		t.Error("what could not be read is not counted")
 	}
 }

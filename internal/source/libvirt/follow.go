@@ -85,7 +85,7 @@ func (s *Source) session(ctx context.Context) error {
 	defer rescan.Stop()
 	defer ping.Stop()
 	look := looker{s: s}
-	look.now()
+	look.now(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -99,16 +99,16 @@ func (s *Source) session(ctx context.Context) error {
 			if err = s.ping(ctx, l); err == nil {
 				err = s.refresh(ctx, l)
 			}
-			look.now()
+			look.now(ctx)
 		case <-rescan.C:
 			if err = s.ping(ctx, l); err == nil {
 				err = s.list(ctx, l)
 			}
-			look.now()
+			look.now(ctx)
 		case <-ping.C:
 			ping.Reset(guest.UntilTick(every, time.Now()))
 			err = s.ping(ctx, l)
-			look.again()
+			look.again(ctx)
 		}
 		if err != nil {
 			return err
@@ -124,20 +124,20 @@ type looker struct {
 	wait time.Duration
 }
 
-func (l *looker) now() {
+func (l *looker) now(ctx context.Context) {
 	l.wait = time.Second / 2
-	l.look()
+	l.look(ctx)
 }
 
-func (l *looker) again() {
+func (l *looker) again(ctx context.Context) {
 	if !l.next.IsZero() && time.Now().After(l.next) {
-		l.look()
+		l.look(ctx)
 	}
 }
 
-func (l *looker) look() {
+func (l *looker) look(ctx context.Context) {
 	l.next = time.Time{}
-	if l.s.attachAll() > 0 {
+	if l.s.attachAll(ctx) > 0 {
 		l.wait = min(2*l.wait, l.s.Rescan)
 		l.next = time.Now().Add(l.wait)
 	}

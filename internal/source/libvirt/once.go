@@ -28,7 +28,7 @@ func (s *Source) askOnce(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	s.attachAll()
+	s.attachAll(ctx)
 	uuids := s.due(time.Now().Add(s.SlowInterval))
 	queue := make(chan string, len(uuids))
 	for _, uuid := range uuids {

@@ -42,6 +42,10 @@ func pretender(t testing.TB, uuid string) *rig.Process {
 	return p
 }
 
+func noneHangs(t testing.TB) func(int) {
+	return func(pid int) { t.Errorf("the arguments of process %d take too long to read", pid) }
+}
+
 const (
 	uuidA = "0dd300f7-a448-4de2-b4f0-728a8f24ce4a"
 	uuidB = "6ec1bb12-ab47-402e-88e2-aa4aad9863cd"
@@ -52,21 +56,22 @@ const (
 func TestProcess(t *testing.T) {
 	a := pretender(t, uuidA)
 	pid := a.Cmd.Process.Pid
-	found, err := find("/proc", map[string]bool{uuidA: true, uuidB: true})
+	ps := &processes{proc: "/proc"}
+	found, err := ps.find(t.Context(), map[string]bool{uuidA: true, uuidB: true}, noneHangs(t))
 	if err != nil || len(found) != 1 || found[uuidA] != pid {
 		t.Fatalf("found %v, %v, want only process %d", found, err, pid)
 	}
-	if _, err := attach("/proc", pid, uuidB, nil); !errors.Is(err, cgroup.ErrGone) {
+	if _, err := ps.attach(t.Context(), pid, uuidB, nil); !errors.Is(err, cgroup.ErrGone) {
 		t.Errorf("a process of another domain: %v, want ErrGone", err)
 	}
-	if _, err := attach("/proc", os.Getpid(), uuidA, nil); !errors.Is(err, cgroup.ErrGone) {
+	if _, err := ps.attach(t.Context(), os.Getpid(), uuidA, nil); !errors.Is(err, cgroup.ErrGone) {
 		t.Errorf("a process that is no QEMU: %v, want ErrGone", err)
 	}
 	layout, err := cgroup.Detect()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := attach("/proc", pid, uuidA, layout)
+	p, err := ps.attach(t.Context(), pid, uuidA, layout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +94,7 @@ func TestProcess(t *testing.T) {
 	if s, err := p.read(); !errors.Is(err, cgroup.ErrGone) {
 		t.Errorf("after its end: %+v, %v, want ErrGone", s, err)
 	}
-	if _, err := attach("/proc", pid, uuidA, nil); !errors.Is(err, cgroup.ErrGone) {
+	if _, err := ps.attach(t.Context(), pid, uuidA, nil); !errors.Is(err, cgroup.ErrGone) {
 		t.Errorf("attach after its end: %v, want ErrGone", err)
 	}
 }
@@ -109,7 +114,7 @@ func source(t testing.TB, domains int) *Source {
 	}
 	s.replace(got)
 	for _, d := range s.order {
-		p, err := attach("/proc", a.Cmd.Process.Pid, uuidA, nil)
+		p, err := s.processes.attach(t.Context(), a.Cmd.Process.Pid, uuidA, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

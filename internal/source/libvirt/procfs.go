@@ -4,6 +4,7 @@ package libvirt
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -48,13 +49,14 @@ type procStat struct {
 
 // attach opens the process pid and makes sure that it is the QEMU of the
 // domain. The error is [cgroup.ErrGone] when it is not, or not any more.
-func attach(proc string, pid int, uuid string, layout *cgroup.Layout) (*process, error) {
+func (ps *processes) attach(ctx context.Context, pid int, uuid string, layout *cgroup.Layout) (*process, error) {
+	proc := ps.proc
 	dir, err := unix.Open(filepath.Join(proc, strconv.Itoa(pid)), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, procError(err)
 	}
 	defer func() { _ = unix.Close(dir) }()
-	line, err := readAt(dir, "cmdline")
+	line, err := ps.arguments(ctx, pid)
 	if err != nil {
 		return nil, procError(err)
 	}
@@ -206,11 +208,25 @@ func parseBootTime(b []byte) (float64, bool) {
 	return 0, false
 }
 
+// processes are those of this node.
+type processes struct {
+	proc     string // where procfs is mounted
+	patience kernfile.Patience
+}
+
+// arguments is the command line of a process. Reading it waits for the process'
+// own memory lock.
+func (ps *processes) arguments(ctx context.Context, pid int) ([]byte, error) {
+	return kernfile.Patiently(ctx, &ps.patience, pid, func() ([]byte, error) {
+		return readFile(filepath.Join(ps.proc, strconv.Itoa(pid), "cmdline"))
+	})
+}
+
 // find looks for the QEMU processes of the domains with these UUIDs. Command
-// lines are read only of processes that look like an emulator, since reading
-// one waits for the process' own memory lock.
-func find(proc string, uuids map[string]bool) (map[string]int, error) {
-	entries, err := os.ReadDir(proc)
+// lines are read only of processes that look like an emulator. One that can not
+// be read in time is told of to hanging and passed over.
+func (ps *processes) find(ctx context.Context, uuids map[string]bool, hanging func(pid int)) (map[string]int, error) {
+	entries, err := os.ReadDir(ps.proc)
 	if err != nil {
 		return nil, err
 	}
@@ -220,11 +236,13 @@ func find(proc string, uuids map[string]bool) (map[string]int, error) {
 		if err != nil {
 			continue
 		}
-		dir := filepath.Join(proc, e.Name())
-		if !emulator(dir) {
+		if !emulator(filepath.Join(ps.proc, e.Name())) {
 			continue
 		}
-		line, err := readFile(filepath.Join(dir, "cmdline"))
+		line, err := ps.arguments(ctx, pid)
+		if errors.Is(err, kernfile.ErrHanging) {
+			hanging(pid)
+		}
 		if err != nil {
 			continue
 		}
@@ -266,16 +284,6 @@ func readFile(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxCommandLine))
-}
-
-func readAt(dir int, name string) ([]byte, error) {
-	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
 	return io.ReadAll(io.LimitReader(f, maxCommandLine))
 }

@@ -39,6 +39,7 @@ type inner struct {
 	wake      chan struct{} // something is dirty
 	onceBusy  chan struct{} // holds a token while Sample lists by itself
 	opening   chan struct{} // holds a token for each connection that Run is opening
+	processes processes
 
 	mu      sync.Mutex // guards what follows, never held during a call of libvirt
 	domains map[string]*domain
@@ -84,6 +85,7 @@ func (s *Source) setup() {
 		}
 		s.wake, s.onceBusy = make(chan struct{}, 1), make(chan struct{}, 1)
 		s.opening = make(chan struct{}, maxOpening)
+		s.processes.proc = s.ProcRoot
 		s.domains, s.dirty, s.tables = map[string]*domain{}, map[string]bool{}, map[string]*netTable{}
 		s.layout = s.Layout
 		for i, state := range states() {
@@ -330,7 +332,7 @@ func (s *Source) wireLocked() {
 
 // attachAll looks for the processes of running domains that have none yet, and
 // returns how many stay without.
-func (s *Source) attachAll() (missing int) {
+func (s *Source) attachAll(ctx context.Context) (missing int) {
 	s.mu.Lock()
 	want := map[string]bool{}
 	for uuid, d := range s.domains {
@@ -342,14 +344,17 @@ func (s *Source) attachAll() (missing int) {
 	if len(want) == 0 {
 		return 0
 	}
-	found, err := find(s.ProcRoot, want)
+	found, err := s.processes.find(ctx, want, func(pid int) {
+		s.skip(skipUnreadable)
+		s.Log.Debug("the arguments of a process that is called like QEMU take too long to read", "pid", pid)
+	})
 	if err != nil {
 		s.Log.Debug("look for QEMU processes", "err", err)
 	}
 	layout := s.cgroups()
 	attached := map[string]*process{}
 	for uuid, pid := range found {
-		p, err := attach(s.ProcRoot, pid, uuid, layout)
+		p, err := s.processes.attach(ctx, pid, uuid, layout)
 		switch {
 		case err == nil:
 			attached[uuid] = p
