@@ -228,6 +228,12 @@ func isMachine(path string) bool {
 		strings.HasPrefix(base, "machine-qemu") && strings.HasSuffix(base, ".scope")
 }
 
+// InMachine reports whether a process whose /proc/PID/cgroup this is may be in a
+// group that libvirt has made for a domain: whether its group has such a name.
+func InMachine(procCgroup []byte) bool {
+	return isMachine(ownPath(parseProcCgroup(procCgroup)))
+}
+
 // parseProcCgroup reads /proc/PID/cgroup (cgroups(7)): the path by key. A
 // group that was removed under the process is left out.
 func parseProcCgroup(b []byte) map[string]string {

@@ -12,7 +12,9 @@
 // its slow ones; nobody else loses any.
 //
 // Without access to the process (another PID namespace, hidepid) CPU time and
-// network are asked for like the slow numbers.
+// network are asked for like the slow numbers. So they are of a libvirt in a
+// container: processes in a PID namespace of their own are not believed, as
+// anybody's container can start one under any name and with any UUID.
 //
 // The label device is the interface's name on the host (vnet0) and the disk's
 // target (vda), the names that `virsh domstats` shows. A user-mode interface

@@ -4,6 +4,7 @@ package libvirt
 
 import (
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -190,5 +191,20 @@ func TestReadingOf(t *testing.T) {
 	want = &reading{at: at, current: some(163840 * 1024), rss: some(231884 * 1024)}
 	if !reflect.DeepEqual(without, want) {
 		t.Errorf("got  %+v\nwant %+v", without, want)
+	}
+}
+
+func TestParseDepth(t *testing.T) {
+	groups := "Groups:\t" + strings.Repeat("4294967294 ", 65536)
+	for status, want := range map[string]int{
+		"Name:\tqemu\nNSpid:\t12\nNSpgid:\t12\n":  1,
+		"Name:\tqemu\nNSpid:\t12\t1\nNSpgid:\t12": 2,
+		"Name:\tqemu\n":              1, // before 4.1
+		groups + "\nNSpid:\t12\t1\n": 2,
+		strings.Repeat("x", maxFile): 0,
+	} {
+		if got := parseDepth([]byte(status)); got != want {
+			t.Errorf("%.60q: got %d, want %d", status, got, want)
+		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +22,14 @@ import (
 // pretender is a process that looks like the QEMU of a domain.
 func pretender(t testing.TB, uuid string) *rig.Process {
 	t.Helper()
+	p := rig.Start(t, program(t), argumentsOf(uuid)...)
+	ready(t, p.Cmd.Process.Pid, uuid)
+	return p
+}
+
+// program has a name like QEMU's and waits.
+func program(t testing.TB) string {
+	t.Helper()
 	rig.Need(t, "busybox")
 	busybox, _ := exec.LookPath("busybox")
 	b, err := os.ReadFile(busybox)
@@ -31,15 +40,23 @@ func pretender(t testing.TB, uuid string) *rig.Process {
 	if err := os.WriteFile(file, b, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	p := rig.Start(t, file, "sh", "-c", "while :; do read x </dev/zero; done", "x", "-name", "guest=a", "-uuid", uuid)
+	return file
+}
+
+func argumentsOf(uuid string) []string {
+	return []string{"sh", "-c", "while :; do read x </dev/zero; done", "x", "-name", "guest=a", "-uuid", uuid}
+}
+
+// ready waits until a process is its own program.
+func ready(t testing.TB, pid int, uuid string) {
+	t.Helper()
 	rig.Eventually(t, 5*time.Second, func() error {
-		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.Cmd.Process.Pid))
-		if err == nil && !strings.Contains(string(line), uuid) {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err == nil && (!strings.Contains(string(line), uuid) || strings.HasPrefix(string(line), "unshare")) {
 			err = errors.New("it is not yet its own program")
 		}
 		return err
 	})
-	return p
 }
 
 func noneHangs(t testing.TB) func(int) {
@@ -96,6 +113,73 @@ func TestProcess(t *testing.T) {
 	}
 	if _, err := ps.attach(t.Context(), pid, uuidA, nil); !errors.Is(err, cgroup.ErrGone) {
 		t.Errorf("attach after its end: %v, want ErrGone", err)
+	}
+}
+
+// A process of a container that has a domain's UUID among its arguments is not
+// the domain's, even when there is no other.
+func TestProcessOfAContainer(t *testing.T) {
+	rig.NeedRoot(t)
+	rig.Need(t, "unshare")
+	p := rig.Start(t, "unshare", append([]string{"--pid", "--fork", "--kill-child", program(t)}, argumentsOf(uuidA)...)...)
+	t.Cleanup(func() { _ = p.Signal(syscall.SIGKILL) }) // the first of a namespace takes no other
+	inside := 0
+	rig.Eventually(t, 5*time.Second, func() error {
+		children := rig.Children(t, p.Cmd.Process.Pid)
+		if len(children) == 0 {
+			return errors.New("it has not started yet")
+		}
+		inside = children[0]
+		return nil
+	})
+	ready(t, inside, uuidA)
+	ps := &processes{proc: "/proc"}
+	want := func(pid int) {
+		t.Helper()
+		found, err := ps.find(t.Context(), map[string]bool{uuidA: true}, noneHangs(t))
+		if err != nil || found[uuidA] != pid {
+			t.Errorf("found %v, %v, want process %d and not %d", found, err, pid, inside)
+		}
+	}
+	want(0)
+	want(pretender(t, uuidA).Cmd.Process.Pid)
+}
+
+// Of several processes with a domain's UUID the one that libvirt has put into a
+// group is the domain's, however high its number is.
+func TestProcessesOfOneUUID(t *testing.T) {
+	proc := t.TempDir()
+	add := func(pid int, group string) {
+		for name, content := range map[string]string{
+			"comm": "qemu-system-x86\n", "cmdline": "qemu\x00-uuid\x00" + uuidA + "\x00",
+			"status": fmt.Sprintf("Groups:\t0\nNSpid:\t%d\n", pid), "cgroup": "0::" + group + "\n",
+		} {
+			name = filepath.Join(proc, fmt.Sprint(pid), name)
+			if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	ps := &processes{proc: proc}
+	for _, c := range []struct {
+		pid   int
+		group string
+		want  int
+	}{
+		{300, "/user.slice/user-1000.slice", 300},
+		{2000, "/user.slice/qemu.service", 300}, // a name of somebody's own
+		{400, "/machine.slice/machine-qemu\\x2d1\\x2da.scope/libvirt/emulator", 400},
+		{500, "/machine.slice/machine-qemu\\x2d1\\x2da.scope/libvirt/emulator", 400}, // its child
+		{100, "/docker/" + strings.Repeat("a", 64), 400},
+	} {
+		add(c.pid, c.group)
+		found, err := ps.find(t.Context(), map[string]bool{uuidA: true}, noneHangs(t))
+		if err != nil || found[uuidA] != c.want {
+			t.Errorf("with process %d in %s: found %v, %v, want process %d", c.pid, c.group, found, err, c.want)
+		}
 	}
 }
 

@@ -23,9 +23,9 @@ import (
 // to user space on every architecture that runs QEMU.
 const userHz = 100
 
-// maxCommandLine bounds what is read of a command line. QEMU's grows with its
-// devices; 200 of them take 60 KiB.
-const maxCommandLine = 1 << 20
+// maxFile bounds what is read of a file. QEMU's command line grows with its
+// devices, 200 of them take 60 KiB; in its status 65,536 groups take 720 KiB.
+const maxFile = 1 << 20
 
 // process is the QEMU of a running domain. The descriptors stay with this one
 // process: when it ends they say so, and never show another one that got its
@@ -223,20 +223,28 @@ func (ps *processes) arguments(ctx context.Context, pid int) ([]byte, error) {
 }
 
 // find looks for the QEMU processes of the domains with these UUIDs. Command
-// lines are read only of processes that look like an emulator. One that can not
-// be read in time is told of to hanging and passed over.
+// lines are read only of processes that look like an emulator, and not of those
+// in a PID namespace of their own: anybody can give a container's process any
+// name and arguments. One that can not be read in time is told of to hanging and
+// passed over.
+//
+// Of several the one in a group that libvirt has made is the domain's, then the
+// one with the lowest number: a child that has not yet become its own program
+// has the same line and, but for a wrap of the numbers, the higher one.
 func (ps *processes) find(ctx context.Context, uuids map[string]bool, hanging func(pid int)) (map[string]int, error) {
 	entries, err := os.ReadDir(ps.proc)
 	if err != nil {
 		return nil, err
 	}
-	found := map[string]int{}
+	found, inMachine := map[string]int{}, map[string]bool{}
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
-		if !emulator(filepath.Join(ps.proc, e.Name())) {
+		dir := filepath.Join(ps.proc, e.Name())
+		machine, ok := emulator(dir)
+		if !ok || !hosts(dir) {
 			continue
 		}
 		line, err := ps.arguments(ctx, pid)
@@ -246,23 +254,50 @@ func (ps *processes) find(ctx context.Context, uuids map[string]bool, hanging fu
 		if err != nil {
 			continue
 		}
-		// A child that has not yet become its own program has the same line
-		// and, but for a wrap of the numbers, the higher one.
-		if uuid := uuidOf(line); uuids[uuid] && (found[uuid] == 0 || pid < found[uuid]) {
-			found[uuid] = pid
+		uuid := uuidOf(line)
+		if !uuids[uuid] {
+			continue
+		}
+		if found[uuid] == 0 || machine && !inMachine[uuid] || machine == inMachine[uuid] && pid < found[uuid] {
+			found[uuid], inMachine[uuid] = pid, machine
 		}
 	}
 	return found, nil
 }
 
-func emulator(dir string) bool {
-	for _, name := range []string{"comm", "cgroup"} {
-		b, err := readFile(filepath.Join(dir, name))
-		if err == nil && (bytes.Contains(b, []byte("qemu")) || name == "comm" && bytes.Contains(b, []byte("kvm"))) {
-			return true
+// emulator reports whether a process looks like one, and whether its group is of
+// those that libvirt makes.
+func emulator(dir string) (machine, ok bool) {
+	comm, err := readFile(filepath.Join(dir, "comm"))
+	ok = err == nil && (bytes.Contains(comm, []byte("qemu")) || bytes.Contains(comm, []byte("kvm")))
+	group, err := readFile(filepath.Join(dir, "cgroup"))
+	if err != nil {
+		return false, ok
+	}
+	return cgroup.InMachine(group), ok || bytes.Contains(group, []byte("qemu"))
+}
+
+// hosts reports whether a process is in the PID namespace of the procfs that
+// tells of it.
+func hosts(dir string) bool {
+	b, err := readFile(filepath.Join(dir, "status"))
+	return err == nil && parseDepth(b) == 1
+}
+
+// parseDepth takes out of /proc/PID/status (proc_pid_status(5)) in how many PID
+// namespaces the process has a number, counted from the one whose procfs it is.
+// Kernels before 4.1 do not tell; then it is 1. It is 0 when the file was not
+// read to its end: NSpid stands behind the groups, of which there may be 65,536.
+func parseDepth(b []byte) int {
+	if len(b) >= maxFile {
+		return 0
+	}
+	for line := range bytes.Lines(b) {
+		if rest, ok := bytes.CutPrefix(line, []byte("NSpid:")); ok {
+			return len(bytes.Fields(rest))
 		}
 	}
-	return false
+	return 1
 }
 
 // uuidOf is the value of -uuid on a QEMU command line as /proc has it, "" when
@@ -285,5 +320,5 @@ func readFile(name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxCommandLine))
+	return io.ReadAll(io.LimitReader(f, maxFile))
 }
