@@ -228,6 +228,26 @@ func TestTrust(t *testing.T) {
 			t.Errorf("%d processes count as containers', want one more than %d", n, before)
 		}
 	})
+	t.Run("in a container, with more groups than a page holds", func(t *testing.T) {
+		avd := avdName()
+		before := s.skips[skipContainer].Load()
+		var groups []string
+		for i := range 1500 {
+			groups = append(groups, fmt.Sprint(2_000_000_000+i))
+		}
+		p := rig.Start(t, "unshare", "--pid", "--fork", "--kill-child", "setpriv", "--groups="+strings.Join(groups, ","), qemu, "-avd", avd)
+		child(t, p.Cmd.Process.Pid)
+		rig.Eventually(t, 5*time.Second, func() error {
+			if !strings.Contains(p.Tail(100), "ready") {
+				return fmt.Errorf("it is not ready")
+			}
+			return nil
+		})
+		absent(t, s, avd)
+		if n := s.skips[skipContainer].Load(); n != before+1 {
+			t.Errorf("%d processes count as containers', want one more than %d", n, before)
+		}
+	})
 	// The one that root has put into the namespace has the name, however old
 	// the other is.
 	t.Run("before others of the name", func(t *testing.T) {

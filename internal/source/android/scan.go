@@ -22,6 +22,10 @@ const (
 	// emulator, and how many command lines one look reads.
 	maxKnown = 4096
 
+	// maxStatus bounds what is read of a process' status, where the depth of its
+	// PID namespace stands behind its groups: 65,536 of them take 720 KiB.
+	maxStatus = 1 << 20
+
 	// A command line is in the process' own memory, and an AVD's folder may be
 	// on a file system that has gone: reading them may take forever.
 	patience   = time.Second
@@ -214,12 +218,13 @@ func (s *scanner) consider(pid int, program string, r role) {
 // judge finds out which AVD a process runs, when it does and is believed.
 func (s *scanner) judge(f *found) {
 	dir := strconv.Itoa(f.pid)
-	b, err := s.readAt(dir + "/status")
+	b, err := readFile(filepath.Join(s.proc, dir, "status"), maxStatus)
 	if err != nil {
 		s.unread(err)
 		return
 	}
 	user, depth, ok := parseOwner(b)
+	ok = ok && len(b) < maxStatus // read to its end
 	if !ok || depth > 1 {
 		s.skip(skipContainer)
 		return
