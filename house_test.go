@@ -27,7 +27,7 @@ var rooms = map[string][]string{
 	"source/host":     {"sample", "kernfile"},
 	"source/docker":   {"sample", "guest", "cgroup", "kernfile"},
 	"source/libvirt":  {"sample", "guest", "cgroup", "kernfile"},
-	"source/android":  {"sample", "guest"},
+	"source/android":  {"sample", "guest", "kernfile"},
 	"source/exporter": {"sample", "guest"},
 	"sampler":         {"sample"},
 	"wire":            {"sample", "index"},

@@ -118,7 +118,7 @@ func TestHardware(t *testing.T) {
 			}
 			began := time.Now()
 			k := appears(t, source(t, s), avd)
-			if took := time.Since(began); took >= patience {
+			if took := time.Since(began); took >= time.Second { // after which it would be given up
 				t.Errorf("it took %s", took)
 			}
 			for name, want := range map[string]float64{"testbed_guest_cpu_limit_cores": c.want.cores, "testbed_guest_memory_limit_bytes": c.want.memory} {

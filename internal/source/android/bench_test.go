@@ -83,7 +83,7 @@ func BenchmarkLook(b *testing.B) {
 	s.setup()
 	processes := 0
 	look := func() {
-		if err := s.look(0); err != nil {
+		if err := s.look(b.Context(), 0); err != nil {
 			b.Fatal(err)
 		}
 	}

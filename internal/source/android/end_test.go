@@ -2,6 +2,7 @@ package android
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,12 +10,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"fanin/internal/e2e/rig"
+	"fanin/internal/kernfile"
 )
 
 // stops waits until a guest is said to have stopped, and nothing else of it.
@@ -415,33 +418,54 @@ func descriptors(t *testing.T) int {
 	return len(entries)
 }
 
-// What takes too long to read is given up, and so are those that come after
-// too many of them.
-func TestPatience(t *testing.T) {
-	var hanging atomic.Int32
-	release := make(chan struct{})
-	results := make(chan error, maxHanging)
-	for range maxHanging {
-		go func() {
-			_, err := patiently(&hanging, func() (int, error) { <-release; return 1, nil })
-			results <- err
-		}()
-	}
-	for range maxHanging {
-		if err := <-results; !errors.Is(err, errHanging) {
-			t.Errorf("got %v, want errHanging", err)
+// exhaust has so many readings hang that no other is begun, until what it
+// returns is called.
+func exhaust(t *testing.T, p *kernfile.Patience) (release func()) {
+	t.Helper()
+	held := make(chan struct{})
+	for pid := -1; ; pid-- {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		_, err := kernfile.Patiently(ctx, p, pid, func() (int, error) { <-held; return 0, nil })
+		cancel()
+		if errors.Is(err, kernfile.ErrHanging) {
+			break
 		}
 	}
-	began := time.Now()
-	if _, err := patiently(&hanging, func() (int, error) { return 1, nil }); !errors.Is(err, errHanging) || time.Since(began) > patience/2 {
-		t.Errorf("got %v after %s, want errHanging at once", err, time.Since(began))
-	}
-	close(release)
-	rig.Eventually(t, time.Second, func() error {
-		v, err := patiently(&hanging, func() (int, error) { return 1, nil })
-		if err == nil && v != 1 {
-			err = fmt.Errorf("got %d", v)
+	release = sync.OnceFunc(func() { close(held) })
+	t.Cleanup(release)
+	return release
+}
+
+// An emulator whose arguments could not be read once is found when they can,
+// and folders that hang keep nobody from being found, nor arguments an AVD's
+// hardware from being read.
+func TestReadLater(t *testing.T) {
+	qemu := filepath.Join(emulators(t), "qemu-system-x86_64")
+	s := source(t, &Source{})
+	s.setup()
+	exhaust(t, &s.scanner.folders)
+	avd := avdName()
+	start(t, exec.Command(qemu, "-avd", avd), "qemu-system-x86_64")
+	appears(t, s, avd)
+
+	s = source(t, &Source{})
+	s.setup()
+	dir, known := t.TempDir(), avdName()
+	start(t, exec.Command(filepath.Join(filepath.Dir(qemu), "emulator"), "-avd", known), "qemu-system-x86_64", "HOME="+dir)
+	appears(t, s, known)
+	release := exhaust(t, &s.scanner.arguments)
+	config(t, filepath.Join(dir, ".android/avd", known+".avd"), "hw.cpu.ncore=4\n")
+	later := avdName()
+	start(t, exec.Command(qemu, "-avd", later), "qemu-system-x86_64")
+	for range 2 {
+		absent(t, s, later)
+		if k := take(t, s).of(known); k["testbed_guest_cpu_limit_cores"].V != 4 {
+			t.Errorf("the hardware is not known:\n%s", k)
 		}
-		return err
-	})
+	}
+	if n := s.skips[skipUnreadable].Load(); n == 0 {
+		t.Error("what could not be read is not counted")
+	}
+	release()
+	appears(t, s, later)
 }

@@ -2,6 +2,7 @@ package android
 
 import (
 	"cmp"
+	"context"
 	"encoding/binary"
 	"errors"
 	"log/slog"
@@ -11,10 +12,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"fanin/internal/kernfile"
 )
 
 const (
@@ -25,21 +26,19 @@ const (
 	// maxStatus bounds what is read of a process' status, where the depth of its
 	// PID namespace stands behind its groups: 65,536 of them take 720 KiB.
 	maxStatus = 1 << 20
-
-	// A command line is in the process' own memory, and an AVD's folder may be
-	// on a file system that has gone: reading them may take forever.
-	patience   = time.Second
-	maxHanging = 8 // reads that are not waited for any more
 )
 
 // scanner looks for emulators among all processes. One goroutine at a time.
 type scanner struct {
 	node
-	users   []uint32 // who is believed
-	names   string   // the folder of named network namespaces
-	skip    func(reason)
-	log     *slog.Logger
-	hanging atomic.Int32
+	users []uint32 // who is believed
+	names string   // the folder of named network namespaces
+	skip  func(reason)
+	log   *slog.Logger
+
+	// A command line is in the process' own memory, and an AVD's folder may be
+	// on a file system that has gone.
+	arguments, folders kernfile.Patience
 
 	dir    int // descriptor of /proc; 0: not open
 	buf    []byte
@@ -56,7 +55,7 @@ type found struct {
 	program     string
 	role        role
 	line        commandLine // no avd: it is none, or not believed
-	early       bool        // it had no arguments yet when it was judged
+	early       bool        // its arguments were not to be read yet when it was judged
 	named       bool        // it is in the network namespace NAME-nmspc
 	turn        uint64
 }
@@ -64,7 +63,7 @@ type found struct {
 // look goes through /proc once. It returns the process to measure for each
 // AVD; they are shared with later looks and must not be changed. What it costs
 // is one readlink for each process of the node.
-func (s *scanner) look() (map[string]*found, error) {
+func (s *scanner) look(ctx context.Context) (map[string]*found, error) {
 	if err := s.open(); err != nil {
 		return nil, err
 	}
@@ -73,7 +72,7 @@ func (s *scanner) look() (map[string]*found, error) {
 	err := s.eachProcess(func(pid int) {
 		program := s.program(pid)
 		if role := roleOf(program); role != other {
-			s.consider(pid, program, role)
+			s.consider(ctx, pid, program, role)
 		}
 	})
 	if err != nil {
@@ -191,7 +190,7 @@ func (s *scanner) readAt(name string) ([]byte, error) {
 // consider takes a process into s.known. One that it knows, by number, start
 // and the place of its arguments, it does not judge again: reading a command
 // line waits for the process' own memory lock.
-func (s *scanner) consider(pid int, program string, r role) {
+func (s *scanner) consider(ctx context.Context, pid int, program string, r role) {
 	b, err := s.readAt(strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		s.unread(err)
@@ -211,12 +210,12 @@ func (s *scanner) consider(pid int, program string, r role) {
 		return
 	}
 	f = &found{pid: pid, parent: st.parent, born: st.start, args: st.args, program: program, role: r, turn: s.turn}
-	s.judge(f)
+	s.judge(ctx, f)
 	s.known[pid] = f
 }
 
 // judge finds out which AVD a process runs, when it does and is believed.
-func (s *scanner) judge(f *found) {
+func (s *scanner) judge(ctx context.Context, f *found) {
 	dir := strconv.Itoa(f.pid)
 	b, err := readFile(filepath.Join(s.proc, dir, "status"), maxStatus)
 	if err != nil {
@@ -229,8 +228,11 @@ func (s *scanner) judge(f *found) {
 		s.skip(skipContainer)
 		return
 	}
-	b, err = patiently(&s.hanging, func() ([]byte, error) { return readFile(filepath.Join(s.proc, dir, "cmdline"), maxCommandLine) })
+	b, err = kernfile.Patiently(ctx, &s.arguments, f.pid, func() ([]byte, error) {
+		return readFile(filepath.Join(s.proc, dir, "cmdline"), maxCommandLine)
+	})
 	if err != nil {
+		f.early = errors.Is(err, kernfile.ErrHanging) || ctx.Err() != nil
 		s.unread(err)
 		return
 	}
@@ -262,36 +264,6 @@ func (s *scanner) unread(err error) {
 	if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESRCH) {
 		s.skip(skipUnreadable)
 		s.log.Debug("a process that is called like an emulator can not be read", "err", err)
-	}
-}
-
-var errHanging = errors.New("it takes too long to read")
-
-// patiently gives up on f when it takes too long. It goes on by itself then;
-// while too many do so, none is begun.
-func patiently[T any](hanging *atomic.Int32, f func() (T, error)) (T, error) {
-	type result struct {
-		v   T
-		err error
-	}
-	var none T
-	if hanging.Add(1) > maxHanging {
-		hanging.Add(-1)
-		return none, errHanging
-	}
-	done := make(chan result, 1)
-	go func() {
-		defer hanging.Add(-1)
-		v, err := f()
-		done <- result{v, err}
-	}()
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case r := <-done:
-		return r.v, r.err
-	case <-timer.C:
-		return none, errHanging
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"fanin/internal/guest"
+	"fanin/internal/kernfile"
 	"fanin/internal/sample"
 )
 
@@ -93,11 +94,11 @@ func (s *Source) skip(r reason) { s.skips[r].Add(1) }
 // work; otherwise it looks for emulators by itself, every Rescan.
 //
 // Nothing is appended on a node that has had no emulator.
-func (s *Source) Sample(_ context.Context, b *sample.Batch) error {
+func (s *Source) Sample(ctx context.Context, b *sample.Batch) error {
 	s.setup()
 	var failed error
 	if !s.following.Load() {
-		if failed = s.look(s.Rescan); s.ADB {
+		if failed = s.look(ctx, s.Rescan); s.ADB {
 			s.asker.askSoon()
 		}
 	}
@@ -161,7 +162,7 @@ func (s *Source) Run(ctx context.Context) error {
 	defer tick.Stop()
 	var failing bool
 	for {
-		err := s.look(0)
+		err := s.look(ctx, 0)
 		if bad := err != nil; bad != failing {
 			failing = bad
 			if bad {
@@ -186,7 +187,7 @@ func (s *Source) Run(ctx context.Context) error {
 
 // look brings the emulators up to what runs now, unless that was done within
 // the last while.
-func (s *Source) look(age time.Duration) error {
+func (s *Source) look(ctx context.Context, age time.Duration) error {
 	s.looking.Lock()
 	defer s.looking.Unlock()
 	s.mu.Lock()
@@ -196,17 +197,17 @@ func (s *Source) look(age time.Duration) error {
 		return nil
 	}
 	began := time.Now()
-	chosen, err := s.scanner.look()
+	chosen, err := s.scanner.look(ctx)
 	if err != nil {
 		return fmt.Errorf("look for emulators: %w", err)
 	}
-	s.take(chosen, began)
+	s.take(ctx, chosen, began)
 	return nil
 }
 
 // take opens what is new among the chosen processes, outside of the lock, and
 // lets go of what is none any more.
-func (s *Source) take(chosen map[string]*found, began time.Time) {
+func (s *Source) take(ctx context.Context, chosen map[string]*found, began time.Time) {
 	s.mu.Lock()
 	s.looked = began
 	has := make(map[string]*process, len(s.emulators))
@@ -248,7 +249,7 @@ func (s *Source) take(chosen map[string]*found, began time.Time) {
 		}
 		// Of a process that Sample may close meanwhile, only what never changes
 		// is read.
-		if found, err := patiently(&s.scanner.hanging, func() (hardware, error) {
+		if found, err := kernfile.Patiently(ctx, &s.scanner.folders, p.pid, func() (hardware, error) {
 			return s.scanner.hardwareOf(p, &f.line, s.AVDHome), nil
 		}); err == nil {
 			hw[name] = found
@@ -294,9 +295,9 @@ func (s *Source) take(chosen map[string]*found, began time.Time) {
 
 // Guests lists the emulators that run. It takes nothing from Sample or Run and
 // may be called while they are at work.
-func (s *Source) Guests(context.Context) ([]guest.Description, error) {
+func (s *Source) Guests(ctx context.Context) ([]guest.Description, error) {
 	s.setup()
-	if err := s.look(0); err != nil {
+	if err := s.look(ctx, 0); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
