@@ -297,6 +297,56 @@ func TestManyOfOneName(t *testing.T) {
 	})
 }
 
+// However many processes a container has that are called like an emulator, the
+// host's emulators are found, and no more of the container's are remembered.
+func TestCrowdedContainer(t *testing.T) {
+	qemu := filepath.Join(emulators(t), "qemu-system-x86_64")
+	const most, many = 4, 10
+	proc := private(t)
+	s := source(t, &Source{ProcRoot: proc.root})
+	s.setup()
+	s.scanner.most = most
+	take(t, s)
+	unshare, err := exec.LookPath("unshare") // busybox has another one
+	if err != nil {
+		t.Fatal(err)
+	}
+	proc.run(unshare, "--pid", "--fork", "--kill-child", "sh", "-c", fmt.Sprintf("'for i in $(seq %d); do %s -avd x & done; wait'", many, qemu), "crowd")
+	there := func() (n int) {
+		all, _ := filepath.Glob(proc.root + "/[0-9]*/exe")
+		for _, exe := range all {
+			if program, err := os.Readlink(exe); err == nil && program == qemu {
+				n++
+			}
+		}
+		return n
+	}
+	rig.Eventually(t, 10*time.Second, func() error {
+		if n := there(); n < many {
+			return fmt.Errorf("there are %d, want %d", n, many)
+		}
+		return nil
+	})
+	avd := avdName()
+	proc.run(qemu, "-avd", avd)
+	appears(t, s, avd)
+	if n := s.skips[skipContainer].Load(); n < many {
+		t.Errorf("%d processes count as containers', want %d or more", n, many)
+	}
+	if n := len(s.scanner.inside); n != most {
+		t.Errorf("%d of the container's processes are remembered, want %d", n, most)
+	}
+	proc.kill("crowd")
+	rig.Eventually(t, 10*time.Second, func() error {
+		look(s)
+		take(t, s)
+		if n := len(s.scanner.inside); n > 0 {
+			return fmt.Errorf("%d processes that have ended are remembered", n)
+		}
+		return nil
+	})
+}
+
 // More emulators than the limit: those that are measured stay, and come back
 // to mind when there is room.
 func TestLimit(t *testing.T) {

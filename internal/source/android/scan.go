@@ -20,7 +20,8 @@ import (
 
 const (
 	// maxKnown bounds what is remembered of processes that are called like an
-	// emulator, and how many command lines one look reads.
+	// emulator, and how many command lines one look reads. Of containers'
+	// processes as many again are remembered, and none is read.
 	maxKnown = 4096
 
 	// maxStatus bounds what is read of a process' status, where the depth of its
@@ -41,8 +42,10 @@ type scanner struct {
 	arguments, folders kernfile.Patience
 
 	dir    int // descriptor of /proc; 0: not open
+	most   int // how many are known; maxKnown
 	buf    []byte
 	known  map[int]*found
+	inside map[int]*found // those of containers
 	turn   uint64
 	spaces map[uint64]string // inode -> name of network namespaces; nil: not listed in this look
 	told   map[uint32]bool   // users whose emulators were said not to be believed
@@ -78,6 +81,11 @@ func (s *scanner) look(ctx context.Context) (map[string]*found, error) {
 	if err != nil {
 		return nil, err
 	}
+	for pid, f := range s.inside {
+		if f.turn != s.turn {
+			delete(s.inside, pid)
+		}
+	}
 	byName := map[string][]*found{}
 	for pid, f := range s.known {
 		if f.turn != s.turn {
@@ -103,7 +111,7 @@ func (s *scanner) open() error {
 		}
 		s.dir = dir
 		s.buf = make([]byte, 8<<10)
-		s.known, s.told = map[int]*found{}, map[uint32]bool{}
+		s.known, s.inside, s.told = map[int]*found{}, map[int]*found{}, map[uint32]bool{}
 	}
 	return s.read()
 }
@@ -200,35 +208,48 @@ func (s *scanner) consider(ctx context.Context, pid int, program string, r role)
 	if !ok || st.ended() {
 		return
 	}
-	f := s.known[pid]
+	f := cmp.Or(s.known[pid], s.inside[pid])
 	if f != nil && !f.early && f.born == st.start && f.args == st.args && f.program == program {
 		f.turn, f.parent = s.turn, st.parent
 		return
 	}
-	if len(s.known) >= maxKnown && f == nil {
-		s.skip(skipLimit)
-		return
-	}
+	delete(s.known, pid)
+	delete(s.inside, pid)
 	f = &found{pid: pid, parent: st.parent, born: st.start, args: st.args, program: program, role: r, turn: s.turn}
-	s.judge(ctx, f)
-	s.known[pid] = f
+	user, inside, ok := s.owner(pid)
+	switch {
+	case !ok:
+	case inside:
+		s.skip(skipContainer)
+		if len(s.inside) < s.most { // the others are asked for their owner again
+			s.inside[pid] = f
+		}
+	case len(s.known) >= s.most:
+		s.skip(skipLimit)
+	default:
+		s.judge(ctx, f, user)
+		s.known[pid] = f
+	}
 }
 
-// judge finds out which AVD a process runs, when it does and is believed.
-func (s *scanner) judge(ctx context.Context, f *found) {
-	dir := strconv.Itoa(f.pid)
-	b, err := readFile(filepath.Join(s.proc, dir, "status"), maxStatus)
+// owner is the user of a process, and whether it is a container's: they have
+// namespaces of their own.
+func (s *scanner) owner(pid int) (user uint32, inside, ok bool) {
+	b, err := readFile(filepath.Join(s.proc, strconv.Itoa(pid), "status"), maxStatus)
 	if err != nil {
 		s.unread(err)
-		return
+		return 0, false, false
 	}
 	user, depth, ok := parseOwner(b)
 	ok = ok && len(b) < maxStatus // read to its end
-	if !ok || depth > 1 {
-		s.skip(skipContainer)
-		return
-	}
-	b, err = kernfile.Patiently(ctx, &s.arguments, f.pid, func() ([]byte, error) {
+	return user, !ok || depth > 1, true
+}
+
+// judge finds out which AVD a process of the host runs, when it does and is
+// believed.
+func (s *scanner) judge(ctx context.Context, f *found, user uint32) {
+	dir := strconv.Itoa(f.pid)
+	b, err := kernfile.Patiently(ctx, &s.arguments, f.pid, func() ([]byte, error) {
 		return readFile(filepath.Join(s.proc, dir, "cmdline"), maxCommandLine)
 	})
 	if err != nil {

@@ -76,7 +76,7 @@ func (s *Source) setup() {
 		}
 		s.scanner = scanner{
 			node: node{proc: s.ProcRoot}, users: append([]uint32{0, uint32(os.Geteuid())}, s.Users...),
-			names: names, skip: s.skip, log: s.Log,
+			names: names, most: maxKnown, skip: s.skip, log: s.Log,
 		}
 		s.asker = newAsker(s)
 		s.wake = make(chan struct{}, 1)
