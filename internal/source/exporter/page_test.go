@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -15,7 +16,7 @@ import (
 
 func newTestMemory(most int) *memory {
 	r := &room{limit: usage{10_000, 4_000_000}}
-	return newMemory(key{"web", "8000"}, r, most)
+	return newMemory(key{"web", "8000"}, r, most, defaultPage)
 }
 
 var noon = time.UnixMilli(1_700_000_000_000)
@@ -252,7 +253,7 @@ func TestFairShare(t *testing.T) {
 		if i >= 5 {
 			n = 90
 		}
-		m := newMemory(key{fmt.Sprint("g", i), "1"}, r, 2000)
+		m := newMemory(key{fmt.Sprint("g", i), "1"}, r, 2000, defaultPage)
 		if _, _, failed := take(m, series(n, 0), text, noon); failed != nil {
 			got = append(got, fmt.Sprintf("g%d %s", i, failed.reason))
 		}
@@ -272,7 +273,7 @@ func TestOneFamilyOfAName(t *testing.T) {
 	var families []*sample.Family
 	var all []*memory
 	for i, page := range []string{"# HELP a first\n# TYPE a counter\na 1\n", "# HELP a second\n# TYPE a gauge\na 1\n"} {
-		m := newMemory(key{fmt.Sprint("g", i), "1"}, r, 10)
+		m := newMemory(key{fmt.Sprint("g", i), "1"}, r, 10, defaultPage)
 		points, _, failed := take(m, page, text, noon)
 		if failed != nil {
 			t.Fatal(failed.err)
@@ -385,4 +386,56 @@ func FuzzPage(f *testing.F) {
 			t.Errorf("something is left: %+v", m.room.used)
 		}
 	})
+}
+
+// What is left out of pages for its length takes no memory when they are gone,
+// and neither do names and helps that nobody has a series of; what comes after
+// it is taken all the same.
+func TestLongLinesAreForgotten(t *testing.T) {
+	heap := func() int {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	long := strings.Repeat("x", defaultPage-200)
+	for what, form := range map[string]string{
+		"a label":            "a{x=\"%d%s\"} 1\nb 1\n",
+		"a type":             "# TYPE a%d%s gauge\nb 1\n",
+		"a help":             "# HELP a%d %s\nb 1\n",
+		"a help of a series": "# HELP a%[1]d %[2]s\na%[1]d 1\nb 1\n",
+	} {
+		m := newTestMemory(2000)
+		before := heap()
+		for i := range 100 { // one a second
+			points, _, failed := take(m, fmt.Sprintf(form, i, long), text, noon.Add(time.Duration(i)*time.Second))
+			if failed != nil || !slices.Contains(texts(points), `b{`+own+`} 1`) {
+				t.Fatalf("%s, page %d: got %v, %v, want b", what, i, texts(points), failed)
+			}
+		}
+		// Two pages of lines, and one page's worth of what is being read.
+		if more := heap() - before; more > 4*defaultPage {
+			t.Errorf("%s: after 100 pages %d KiB are held of a target with %d series", what, more>>10, len(m.series))
+		}
+		m.end()
+		if m.written != 0 || len(m.lines) != 0 {
+			t.Errorf("%s: in the end %d bytes of %d lines are held", what, m.written, len(m.lines))
+		}
+	}
+}
+
+// A page whose lines do not fit into what is remembered is read like any other.
+func TestMoreLinesThanAreRemembered(t *testing.T) {
+	m := newTestMemory(2000)
+	m.mostWritten = 10
+	for i := range 3 {
+		points, left, failed := take(m, "a{x=\"1\"} 1\na{x=\"2\"} 2\na{x=\"2\"} 3\ntestbed_x 1\n", text, noon.Add(time.Duration(i)*time.Second))
+		want := []string{`a{` + own + `,x="1"} 1`, `a{` + own + `,x="2"} 2`}
+		if got := texts(points); failed != nil || !slices.Equal(got, want) || left.String() != "reserved_name=1 repeated=1" {
+			t.Errorf("page %d: got %v, left out %s, %v, want %v", i, got, left, failed, want)
+		}
+		if m.written > m.mostWritten {
+			t.Errorf("page %d: %d bytes of lines are held, want at most %d", i, m.written, m.mostWritten)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"bytes"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -34,11 +35,13 @@ type memory struct {
 	guest, port sample.Label
 	room        *room
 	most        int // series
+	mostWritten int // bytes of keys in lines
 
 	page     uint64 // number of the page that is being read
 	now      time.Time
 	swept    time.Time
 	lines    map[string]*line        // by what stands on the page before the value
+	written  int                     // bytes of their keys
 	series   map[string]*series      // by text
 	families map[string]*description // by name, as the pages say
 	held     usage
@@ -73,10 +76,11 @@ type description struct {
 	page       uint64
 }
 
-func newMemory(k key, r *room, most int) *memory {
+func newMemory(k key, r *room, most, maxBytes int) *memory {
 	return &memory{
 		guest: guest.Named(k.guest), port: sample.Label{Name: portLabel, Value: k.port}, room: r, most: most,
-		lines: map[string]*line{}, series: map[string]*series{}, families: map[string]*description{},
+		mostWritten: 2 * maxBytes, // all of a page, and of one that comes after it
+		lines:       map[string]*line{}, series: map[string]*series{}, families: map[string]*description{},
 	}
 }
 
@@ -120,7 +124,7 @@ func (m *memory) drop() {
 		m.room.leave(s.family)
 	}
 	for _, key := range m.unread {
-		delete(m.lines, key)
+		m.forget(key)
 	}
 	m.new, m.unread = m.new[:0], m.unread[:0]
 }
@@ -129,7 +133,7 @@ func (m *memory) drop() {
 func (m *memory) sweep(keep func(used time.Time) bool) {
 	for key, l := range m.lines {
 		if !keep(l.used) || l.series != nil && !keep(l.series.used) {
-			delete(m.lines, key)
+			m.forget(key)
 		}
 	}
 	var less usage
@@ -150,6 +154,11 @@ func (m *memory) sweep(keep func(used time.Time) bool) {
 	}
 }
 
+func (m *memory) forget(key string) {
+	delete(m.lines, key)
+	m.written -= len(key)
+}
+
 // end forgets everything. present stays.
 func (m *memory) end() {
 	m.sweep(func(time.Time) bool { return false })
@@ -165,10 +174,12 @@ func (m *memory) find(written []byte, p textparse.Parser) (l *line, full bool) {
 			return nil, true
 		}
 		l = &line{series: s, why: why}
-		// A page that writes the same series in ever new ways.
-		if len(m.lines) < 2*m.most {
+		// A page that writes the same series in ever new ways, or ever new ones
+		// that are left out.
+		if len(m.lines) < 2*m.most && m.written+len(written) <= m.mostWritten {
 			key := string(written)
 			m.lines[key] = l
+			m.written += len(key)
 			m.unread = append(m.unread, key)
 		}
 	}
@@ -268,11 +279,11 @@ func exported(own []sample.Label, names ...string) []sample.Label {
 }
 
 // describe is what the page says of a family, to be changed. When there are
-// too many it is kept by nobody.
+// too many, or no series can be called like that, it is kept by nobody.
 func (m *memory) describe(name []byte) *description {
 	d := m.families[string(name)]
 	if d == nil {
-		if len(m.families) >= m.most {
+		if len(m.families) >= m.most || len(name) > maxMetricName {
 			return &description{}
 		}
 		d = &description{}
@@ -285,8 +296,9 @@ func (m *memory) describe(name []byte) *description {
 func (m *memory) typed(name []byte, t model.MetricType) { m.describe(name).kind = typeOf(t) }
 
 func (m *memory) helped(name, help []byte) {
+	help = cut(help)
 	if d := m.describe(name); d.help != string(help) {
-		d.help = cut(string(help))
+		d.help = string(help)
 	}
 }
 
@@ -346,13 +358,13 @@ func typeOf(t model.MetricType) sample.Type {
 }
 
 // cut shortens a help text at a character's border.
-func cut(s string) string {
-	if len(s) <= maxHelp {
-		return s
+func cut(b []byte) []byte {
+	if len(b) <= maxHelp {
+		return b
 	}
-	s = s[:maxHelp]
-	for len(s) > 0 && !utf8.RuneStart(s[len(s)-1]) {
-		s = s[:len(s)-1]
+	b = b[:maxHelp]
+	for len(b) > 0 && !utf8.RuneStart(b[len(b)-1]) {
+		b = b[:len(b)-1]
 	}
-	return strings.ToValidUTF8(s, "")
+	return bytes.ToValidUTF8(b, nil)
 }

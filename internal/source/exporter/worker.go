@@ -60,7 +60,7 @@ func newWorker(s *Source, k key, t Target) *worker {
 		source: s, key: k, target: t, cancel: func() {},
 		interval: max(min(t.Interval, LongestInterval), s.Interval),
 		labels:   []sample.Label{guest.Named(k.guest), {Name: portLabel, Value: k.port}},
-		memory:   newMemory(k, &s.room, s.MaxSeries),
+		memory:   newMemory(k, &s.room, s.MaxSeries, s.MaxBytes),
 		up:       map[reason]*sample.Series{},
 	}
 	w.duration, w.series = sample.New(Duration, w.labels...), sample.New(Series, w.labels...)
