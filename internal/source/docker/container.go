@@ -29,6 +29,7 @@ type container struct {
 	lines *lines         // nil until it runs, and after a change of name or image
 
 	group   *cgroup.Group
+	run     uint32 // starts, when the group was opened
 	process process
 	settled bool
 	since   time.Time // when the group was opened, or was first found gone
@@ -55,6 +56,9 @@ func (c *container) become(e entry, version uint64) {
 	}
 	if e.network != c.network {
 		c.process.decided = false
+	}
+	if e.starts != c.starts {
+		c.settled = false // opened anew, the group is of this run for certain
 	}
 	c.entry = e
 }
@@ -124,6 +128,9 @@ func (s *Source) read(c *container) error {
 		case errors.Is(err, cgroup.ErrGone):
 			c.release()
 			c.kills.over = true
+			if s.roster.unlocate(c.id, c.run) {
+				s.tell()
+			}
 			if found {
 				return err
 			}
@@ -145,7 +152,7 @@ func (s *Source) open(c *container, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	c.group, c.since, c.retry = g, now, time.Time{}
+	c.group, c.run, c.since, c.retry = g, c.starts, now, time.Time{}
 	if c.kills.over {
 		c.kills.end(c.ooms)
 	}

@@ -47,7 +47,7 @@ type Source struct {
 	Interval time.Duration // of the sampler; 0 for 1 s. An engine silent for two of them (and 1 s) is an error
 	Rescan   time.Duration // how often the containers are listed anew and a missing engine is looked for; 0 for 30 s
 	Limit    int           // containers at the most; 0 for 5,000. Running ones go first
-	Changed  func()        // called by Run when what Pages and Inside say may have changed; may be nil
+	Changed  func()        // called by Run and Sample when what Pages and Inside say may have changed; may be nil
 	Log      *slog.Logger  // nil: silent
 
 	setUp   sync.Once
@@ -60,7 +60,7 @@ type Source struct {
 	skips     skipCounters
 	retries   atomic.Uint64
 	lastSaid  atomic.Uint32 // an engine, the last that was logged
-	told      uint64        // version of the roster, owned by Run
+	told      atomic.Uint64 // version of the roster, the last that was told
 
 	asking *asking // owned by Sample; its own list call, when Run is not at work
 

@@ -98,8 +98,8 @@ func (r *roster) reachable(open func(id string) (*os.File, error)) *pages {
 	p := pages{version: r.version, inside: map[string]Page{}}
 	created := map[string]int64{}
 	for _, e := range r.entries {
-		// Until it was listed as running, its addresses may be those of the
-		// run before, and another container's by now.
+		// Until it was listed as running, and once its group has gone, its
+		// addresses may be another container's.
 		if e.state != running || !e.located || e.name == "" {
 			continue
 		}
@@ -145,6 +145,23 @@ func (r *roster) locate(list []entry, asked map[string]uint32) {
 			r.version++
 		}
 	}
+}
+
+// unlocate notes that the group of a container's run has gone, which is known by its
+// number of starts. The engine may say so much later, or never: one that was
+// killed gives the addresses out anew before it answers again. It reports whether
+// that was news.
+func (r *roster) unlocate(id string, starts uint32) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, known := r.entries[id]
+	if !known || !e.located || e.starts != starts {
+		return false
+	}
+	e.located = false
+	r.entries[id] = e
+	r.version++
+	return true
 }
 
 // starts is how often each of these containers was seen to start; those that

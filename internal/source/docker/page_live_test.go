@@ -3,7 +3,11 @@ package docker_test
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -135,6 +139,76 @@ func TestPagesOfContainers(t *testing.T) {
 			return nil
 		})
 	})
+}
+
+// A container that ends while its engine is away is not told of any more: the
+// engine gives its address to another one before it answers again.
+func TestPagesWithoutTheEngine(t *testing.T) {
+	engine := rig.Dockerd(t, "--live-restore")
+	engine.Network(t, "lab")
+	var changed atomic.Int32
+	s := &docker.Source{Host: engine.Host(), Changed: func() { changed.Add(1) }}
+	follow(t, s)
+	labels := map[string]string{"prometheus.io/scrape": "true", "prometheus.io/port": "8000"}
+	ids := map[string]string{}
+	for _, name := range []string{"web", "db"} {
+		ids[name] = engine.Run(t, name, rig.Container{Labels: labels, Network: "lab"}, "idle")
+	}
+	told := func(want ...string) error {
+		p, _ := take(s)
+		var got []string
+		for _, page := range s.Pages() {
+			if len(page.Addresses) != 1 || page.Addresses[0].String() != engine.Address(t, page.Name, "lab") {
+				return fmt.Errorf("%s: got the addresses %v", page.Name, page.Addresses)
+			}
+			got = append(got, page.Name)
+		}
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("told of %v, want %v", got, want)
+		}
+		for _, name := range want {
+			if err := up(name)(p); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	rig.Eventually(t, patience, func() error { return told("db", "web") })
+	pid := engine.PID(t, "web")
+	engine.StopDaemon(t)
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	// What the engine has done for it when it is started again.
+	groups := func() []string {
+		v1, _ := filepath.Glob("/sys/fs/cgroup/*/docker/" + ids["web"])
+		v2, _ := filepath.Glob("/sys/fs/cgroup/docker/" + ids["web"])
+		return append(v1, v2...)
+	}
+	rig.Eventually(t, patience, func() error {
+		for _, group := range groups() {
+			if err := os.Remove(group); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	before := changed.Load()
+	_, _ = take(s)
+	var left []string
+	for _, p := range s.Pages() {
+		left = append(left, p.Name)
+	}
+	if !slices.Equal(left, []string{"db"}) {
+		t.Errorf("after its end told of %v, want only db", left)
+	}
+	if changed.Load() == before {
+		t.Error("that it is told of no more was not said")
+	}
+	engine.StartDaemon(t)
+	rig.Eventually(t, patience, func() error { return told("db") })
+	engine.Do(t, "web", "start")
+	rig.Eventually(t, patience, func() error { return told("db", "web") })
 }
 
 // Without Run, as in `pusher once`, a sample is enough.

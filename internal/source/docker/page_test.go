@@ -85,6 +85,7 @@ func TestReachable(t *testing.T) {
 	locate := func(starts uint32, entries ...entry) step {
 		return func(r *roster) { r.locate(entries, map[string]uint32{"a": starts}) }
 	}
+	gone := func(starts uint32) step { return func(r *roster) { r.unlocate("a", starts) } }
 	hidden, hosted, quiet := at(web, ""), at(web, ""), at(web, "10.0.0.2")
 	hosted.network = networkHost
 	quiet.page = page{}
@@ -104,6 +105,10 @@ func TestReachable(t *testing.T) {
 		{"looked at too early", []step{list(at(web, "10.0.0.2")), update(die), update(start), update(die), update(start), locate(1, at(web, "10.0.0.3"))}, ""},
 		{"ended meanwhile", []step{list(at(web, "10.0.0.2")), update(die), update(start), update(die), locate(1, at(web, "10.0.0.3"))}, ""},
 		{"the list has seen its start", []step{list(at(web, "10.0.0.2")), update(start)}, "web:[10.0.0.2]or inside"},
+		{"its group has gone", []step{list(at(web, "10.0.0.2")), gone(0)}, ""},
+		{"its group has gone, and it is listed again", []step{list(at(web, "10.0.0.2")), gone(0), list(at(web, "10.0.0.3"))}, "web:[10.0.0.3]or inside"},
+		{"its group has gone, and it is looked at", []step{list(at(web, "10.0.0.2")), gone(0), locate(0, at(web, "10.0.0.3"))}, "web:[10.0.0.3]or inside"},
+		{"the group of the run before has gone", []step{list(at(web, "10.0.0.2")), update(die), update(start), locate(1, at(web, "10.0.0.3")), gone(0)}, "web:[10.0.0.3]or inside"},
 		{"paused and not", []step{list(at(web, "10.0.0.2")), update(event("pause", "a")), update(event("unpause", "a"))}, "web:[10.0.0.2]or inside"},
 	} {
 		r := newRoster(10)

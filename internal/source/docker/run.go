@@ -246,10 +246,7 @@ func (s *Source) tell() {
 	s.roster.mu.Lock()
 	version := s.roster.version
 	s.roster.mu.Unlock()
-	if version != s.told {
-		s.told = version
-		if s.Changed != nil {
-			s.Changed()
-		}
+	if s.told.Swap(version) != version && s.Changed != nil {
+		s.Changed()
 	}
 }
