@@ -15,7 +15,7 @@ import (
 
 const (
 	netFamilies = 8
-	maxDevices  = 256 // of one emulator whose series are kept
+	maxDevices  = 256 // of one emulator
 )
 
 // emulator is one running AVD and the handles of its series. Owned by the
@@ -30,6 +30,7 @@ type emulator struct {
 
 	memory memory    // as the guest itself says
 	sent   time.Time // of the reading whose points were sent last
+	over   bool      // it has more interfaces than are measured
 
 	label                         sample.Label
 	up, down, info, started       *sample.Series
@@ -169,9 +170,14 @@ func (e *emulator) sampleNetwork(b *sample.Batch, buf []byte) error {
 	if len(text) == len(buf) { // half a number is another one
 		text = text[:bytes.LastIndexByte(text, '\n')+1]
 	}
-	for {
+	e.over = false
+	for devices := 0; ; devices++ {
 		device, values, rest, ok := cutNetDev(text)
 		if !ok {
+			return nil
+		}
+		if devices == maxDevices {
+			e.over = true
 			return nil
 		}
 		text = rest

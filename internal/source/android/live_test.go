@@ -272,3 +272,33 @@ func config(t *testing.T, dir, text string) {
 		t.Fatal(err)
 	}
 }
+
+// An emulator among very many interfaces does not use up the node's series.
+func TestManyInterfaces(t *testing.T) {
+	qemu := filepath.Join(emulators(t), "qemu-system-x86_64")
+	rig.NeedRoot(t)
+	avd := avdName()
+	ns := rig.NetworkNamespace(t, avd+"-nmspc")
+	var bridges strings.Builder
+	for i := range 2 * maxDevices {
+		fmt.Fprintf(&bridges, "link add name b%d type bridge\n", i)
+	}
+	add := ns.Command("ip", "-batch", "-")
+	add.Stdin = strings.NewReader(bridges.String())
+	if out, err := add.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	start(t, ns.Command(qemu, "-avd", avd), "qemu-system-x86_64")
+	s := source(t, &Source{})
+	appears(t, s, avd)
+	before := s.skips[skipDevices].Load()
+	devices := 0
+	for text := range take(t, s).of(avd) {
+		if strings.HasPrefix(text, "testbed_guest_network_receive_bytes_total{") {
+			devices++
+		}
+	}
+	if n := s.skips[skipDevices].Load(); devices != maxDevices || n != before+1 {
+		t.Errorf("got %d interfaces, and %d times more were left out, want %d and once", devices, n-before, maxDevices)
+	}
+}

@@ -19,6 +19,7 @@ const (
 	skipLimit                    // over the limit
 	skipUnreadable               // its files could not be read; Sample's error names it
 	skipADB                      // the adb server did not answer, or not in time
+	skipDevices                  // it has more interfaces than are measured
 	skipReasons
 )
 
@@ -28,7 +29,7 @@ type skipCounters [skipReasons]atomic.Uint64
 func (s *Source) Register(r prometheus.Registerer) error {
 	s.setup()
 	var errs []error
-	for i, name := range [skipReasons]string{"untrusted", "container", "bad_name", "same_name", "limit", "unreadable", "adb"} {
+	for i, name := range [skipReasons]string{"untrusted", "container", "bad_name", "same_name", "limit", "unreadable", "adb", "devices"} {
 		errs = append(errs, r.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name:        "fanin_android_skipped_total",
 			Help:        "Processes that look like Android emulators, or parts of them, that were left out, by reason.",

@@ -125,6 +125,9 @@ func (s *Source) sampleAll(b *sample.Batch) error {
 			continue
 		}
 		running++
+		if e.over {
+			s.skip(skipDevices)
+		}
 		if err != nil {
 			s.skip(skipUnreadable)
 			if len(failed) < 4 {

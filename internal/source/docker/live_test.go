@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"fanin/internal/e2e/rig"
@@ -34,6 +36,59 @@ var _ sampler.Source = (*docker.Source)(nil)
 // patience is how long anything may take on a machine that is busy with other
 // tests.
 const patience = 60 * time.Second
+
+// A container that makes interfaces does not use up the node's series.
+func TestManyInterfaces(t *testing.T) {
+	t.Parallel()
+	rig.Need(t, "ip", "nsenter")
+	engine := rig.Dockerd(t)
+	engine.Run(t, "router", rig.Container{}, "idle")
+	var bridges strings.Builder
+	for i := range 300 {
+		fmt.Fprintf(&bridges, "link add name b%d type bridge\n", i)
+	}
+	add := exec.Command("nsenter", "--net", "--target", fmt.Sprint(engine.PID(t, "router")), "ip", "-batch", "-")
+	add.Stdin = strings.NewReader(bridges.String())
+	if out, err := add.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	s := &docker.Source{Host: engine.Host()}
+	defer s.Close()
+	metrics := prometheus.NewRegistry()
+	if err := s.Register(metrics); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		p, err := take(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		devices := 0
+		for text := range p {
+			if strings.HasPrefix(text, "testbed_guest_network_receive_bytes_total{") {
+				devices++
+			}
+		}
+		if devices != 256 || p[series("testbed_guest_up", "router")] != 1 {
+			t.Errorf("got %d interfaces and up %v, want 256 and 1", devices, p[series("testbed_guest_up", "router")])
+		}
+	}
+	all, err := metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted := 0.0
+	for _, f := range all {
+		for _, m := range f.Metric {
+			if f.GetName() == "fanin_docker_skipped_total" && m.Label[0].GetValue() == "devices" {
+				counted += m.Counter.GetValue()
+			}
+		}
+	}
+	if counted != 2 {
+		t.Errorf("counted as left out: got %v times, want once for each sample", counted)
+	}
+}
 
 // page is one sample by the text of its series.
 type page map[string]float64

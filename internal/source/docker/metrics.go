@@ -15,6 +15,7 @@ const (
 	skipSameName         // another one has its name
 	skipLimit            // over the limit
 	skipNoProcess        // its process is not visible from here: no network, no start time
+	skipDevices          // it has more interfaces than are measured
 	skipReasons
 )
 
@@ -24,7 +25,7 @@ type skipCounters [skipReasons]atomic.Uint64
 // look for the engine again.
 func (s *Source) Register(r prometheus.Registerer) error {
 	var errs []error
-	for i, reason := range [skipReasons]string{"gone", "broken", "nameless", "same_name", "limit", "no_process"} {
+	for i, reason := range [skipReasons]string{"gone", "broken", "nameless", "same_name", "limit", "no_process", "devices"} {
 		errs = append(errs, r.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name:        "fanin_docker_skipped_total",
 			Help:        "Containers, or parts of them, that were left out, by reason.",

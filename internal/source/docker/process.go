@@ -140,7 +140,9 @@ func (s *Source) measureNetwork(c *container, b *sample.Batch) error {
 		table, err := c.process.readNet(s.buf, time.Now())
 		if err == nil {
 			s.buf = table
-			c.addDevices(b, table)
+			if c.addDevices(b, table) {
+				s.skips[skipDevices].Add(1)
+			}
 			return nil
 		}
 		if !ended(err) {
@@ -191,10 +193,20 @@ func (s *Source) ownNetwork(c *container) bool {
 // networkLines are the series of one interface of a container.
 type networkLines [8]*sample.Series
 
-func (c *container) addDevices(b *sample.Batch, table []byte) {
+// maxDevices bounds the interfaces of a container, which with CAP_NET_ADMIN makes
+// as many as it likes: a node has 20,000 series, and an interface has eight.
+const maxDevices = 256
+
+// addDevices reports whether it left some out: those at the end of the table.
+func (c *container) addDevices(b *sample.Batch, table []byte) (more bool) {
 	at := time.Now().UnixMilli()
+	devices := 0
 	parseNetDev(table, func(device []byte, v *[8]uint64) {
 		if string(device) == "lo" {
+			return
+		}
+		if devices++; devices > maxDevices {
+			more = true
 			return
 		}
 		l := c.process.devices[string(device)]
@@ -208,7 +220,7 @@ func (c *container) addDevices(b *sample.Batch, table []byte) {
 				l[i] = sample.New(f, labels[:]...)
 			}
 			// A container that makes interfaces under ever new names.
-			if c.process.devices == nil || len(c.process.devices) >= 256 {
+			if c.process.devices == nil || len(c.process.devices) >= maxDevices {
 				c.process.devices = map[string]*networkLines{}
 			}
 			c.process.devices[string(device)] = l
@@ -217,6 +229,7 @@ func (c *container) addDevices(b *sample.Batch, table []byte) {
 			b.Add(l[i], at, float64(n))
 		}
 	})
+	return more
 }
 
 // readAt reads a file below a directory in /proc, into buf or a larger one.
