@@ -176,3 +176,33 @@ func TestSeriesModel(t *testing.T) {
 		}
 	})
 }
+
+// The clock is set back by an hour when a tick has just been given out, and a
+// source hangs: the batch closes in time all the same, and the others go on.
+func TestSetBackInATick(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin, readings := time.Now(), 0
+		end := make(chan struct{})
+		defer close(end)
+		s := &Sampler{
+			Sources: []Source{
+				&fake{name: "hangs", f: func(context.Context, int, *sample.Batch) error { <-end; return nil }},
+				&fake{name: "quick"},
+			},
+			wall: func() time.Time {
+				now := time.Now().Round(0)
+				if now.Sub(begin) < time.Second {
+					return now
+				}
+				if readings++; readings == 1 { // by which the tick is due
+					return now
+				}
+				return now.Add(-time.Hour)
+			},
+		}
+		batches, _ := record(t, s, 5500*time.Millisecond, nil)
+		if got, want := times(batches), "1800 2000 3000 4000 5000"; got != want {
+			t.Errorf("batches at %s, want at %s", got, want)
+		}
+	})
+}

@@ -78,7 +78,8 @@ func (s *Sampler) Run(ctx context.Context) error {
 		r.metrics.ticks.Inc()
 		r.metrics.missed.Add(float64(missed))
 		r.start(ctx, due)
-		r.gather(ctx.Done(), due.Add(r.batch).Sub(r.clock.wall()), r.current)
+		// The clock may have been set back since the tick was due.
+		r.gather(ctx.Done(), min(due.Add(r.batch).Sub(r.clock.wall()), r.batch), r.current)
 		r.close(ctx)
 	}
 	r.stopping = true
