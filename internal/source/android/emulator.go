@@ -232,7 +232,7 @@ func (e *emulator) sampleGuest(b *sample.Batch) {
 	if limit == 0 {
 		limit = m.total
 	}
-	b.Add(e.legacyMemory, t, 100*inUse/limit)
+	b.Add(e.legacyMemory, t, min(100*inUse/limit, 100)) // a guest may say anything
 }
 
 // failed is nil for a process that has just ended: the next reading of its

@@ -5,6 +5,9 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
+
+	"fanin/internal/sample"
 )
 
 func TestParseCommandLine(t *testing.T) {
@@ -270,4 +273,26 @@ func FuzzParseAnswer(f *testing.F) {
 			t.Errorf("%q gave %q, %+v", b, avd, m)
 		}
 	})
+}
+
+// A guest that says anything of its memory has no more than all of it in use.
+func TestMemoryOfALiar(t *testing.T) {
+	e := newEmulator("phone")
+	e.hardware.memory = 2 << 30
+	for i, c := range []struct{ total, available, want float64 }{
+		{2 << 30, 1 << 30, 50}, {1 << 50, 1, 100}, {1, 2, 0},
+	} {
+		e.memory = memory{at: time.Now().Add(time.Duration(i) * time.Second), total: c.total, available: c.available}
+		var b sample.Batch
+		e.sampleGuest(&b)
+		got := 0.0
+		for _, p := range b.Points {
+			if p.Series == e.legacyMemory {
+				got = p.V
+			}
+		}
+		if got != c.want {
+			t.Errorf("of %v bytes %v are to be had: got %v percent, want %v", c.total, c.available, got, c.want)
+		}
+	}
 }

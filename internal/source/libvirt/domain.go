@@ -265,7 +265,8 @@ func (d *domain) sampleSlow(b *sample.Batch) {
 		inUse := r.available.V - r.usable.V
 		b.Add(d.workingSet, t, inUse)
 		if d.limit > 0 {
-			b.Add(d.legacyMemory, t, 100*inUse/d.limit)
+			// The guest says how much it has, and may say anything.
+			b.Add(d.legacyMemory, t, min(100*inUse/d.limit, 100))
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -272,6 +273,37 @@ func TestStaleBalloon(t *testing.T) {
 		}
 		if p := of(ticks, "testbed_guest_memory_limit_bytes"); len(p) != 1 || len(of(ticks, "testbed_guest_up")) != 1 {
 			t.Errorf("limit %v, want one point", p)
+		}
+	}
+}
+
+// A guest that says anything of its memory has no more than all of it in use.
+func TestMemoryOfALiar(t *testing.T) {
+	s := source(t, 1)
+	d := s.order[0]
+	some := func(v float64) cgroup.Value { return cgroup.Value{V: v, OK: true} }
+	now := time.Now()
+	for i, c := range []struct {
+		available, usable float64
+		want              []float64
+	}{
+		{1 << 29, 1 << 28, []float64{25}},
+		{1 << 50, 0, []float64{100}},
+		{math.MaxUint64, 1, []float64{100}},
+		{1, 2, nil},
+	} {
+		now = now.Add(time.Second)
+		s.answered(claim{uuid: d.desc.uuid}, &reading{at: now, updated: now, current: some(1 << 30), available: some(c.available), usable: some(c.usable)}, nil)
+		var b sample.Batch
+		if err := s.sampleAll(&b, true); err != nil {
+			t.Fatal(err)
+		}
+		var got []float64
+		for _, p := range of([]tick{{points: b.Points}}, "testbed_guest_memory") {
+			got = append(got, p.V)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%d: got %v percent, want %v", i, got, c.want)
 		}
 	}
 }
