@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -13,6 +14,8 @@ import (
 	listing "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
+
+	"fanin/internal/cgroup"
 )
 
 func addresses(s string) (found [maxAddresses]netip.Addr) {
@@ -136,7 +139,7 @@ func TestReachable(t *testing.T) {
 }
 
 // A number that has become another process's is not followed.
-func TestNamespaceOfAnotherProcess(t *testing.T) {
+func TestNumberOfAnotherProcess(t *testing.T) {
 	root, id := t.TempDir(), strings.Repeat("a", 64)
 	file := func(name, content string) {
 		t.Helper()
@@ -152,9 +155,15 @@ func TestNamespaceOfAnotherProcess(t *testing.T) {
 	file("cgroup/docker/"+id+"/cgroup.procs", "77\n")
 	file("cgroup/docker/"+id+"/cpu.stat", "usage_usec 1\n")
 	file("proc/77/status", "Name:\tx\nPPid:\t1\nNSpid:\t77\n")
+	file("proc/77/stat", "77 (x) S 1 77 77 0 -1 4194560 1 0 0 0 1 1 0 0 20 0 1 0 4200 1 1 1\n")
 	file("proc/77/ns/net", "")
 	s := &Source{ProcRoot: filepath.Join(root, "proc")}
 	s.setup()
+	s.node.boot = 1000
+	layout, err := s.layout()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for own, want := range map[bool]string{true: "", false: "no process of the container any more"} {
 		file("proc/77/cgroup", "0::/system.slice/cron.service\n")
 		if own {
@@ -167,5 +176,15 @@ func TestNamespaceOfAnotherProcess(t *testing.T) {
 		if got := fmt.Sprint(err); (err == nil) != (want == "") || !strings.Contains(got, want) {
 			t.Errorf("its own process %v: got %v, want %q", own, err, want)
 		}
+
+		c := &container{entry: entry{id: id}}
+		if c.group, err = layout.Container(id); err != nil {
+			t.Fatal(err)
+		}
+		err = s.attach(c)
+		if own && (err != nil || c.process.dir == 0 || c.process.started != 1042) || !own && (!errors.Is(err, cgroup.ErrGone) || c.process.dir != 0) {
+			t.Errorf("its own process %v: attached %+v, %v", own, c.process, err)
+		}
+		c.release()
 	}
 }

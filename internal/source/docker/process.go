@@ -69,7 +69,9 @@ func (p *process) readNet(buf []byte, now time.Time) ([]byte, error) {
 	return readFrom(p.net, "net/dev", buf)
 }
 
-// attach opens the container's first process.
+// attach opens the container's first process. That it is the container's is read
+// through the same descriptor as all else: its number may have been given to
+// another process meanwhile. Then it is [cgroup.ErrGone].
 func (s *Source) attach(c *container) error {
 	c.process.close()
 	pid, err := c.group.PID()
@@ -81,6 +83,17 @@ func (s *Source) attach(c *container) error {
 	dir, err := unix.Open(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	groups, err := readAt(dir, "cgroup", s.buf)
+	if err == nil {
+		s.buf = groups
+		if !bytes.Contains(groups, []byte(c.id)) {
+			err = cgroup.ErrGone
+		}
+	}
+	if err != nil {
+		_ = unix.Close(dir)
+		return err
 	}
 	c.process.dir = dir
 	if stat, err := readAt(dir, "stat", s.buf); err == nil {
