@@ -66,6 +66,7 @@ func TestCreatedWhileTheListIsMade(t *testing.T) {
 	engine := rig.Dockerd(t)
 	answered, released := make(chan struct{}, 1), make(chan struct{})
 	s := &docker.Source{Host: slowLists(t, engine, answered, released), Interval: 30 * time.Second, Rescan: time.Hour}
+	asked := time.Now()
 	follow(t, s)
 	select {
 	case <-answered:
@@ -74,7 +75,8 @@ func TestCreatedWhileTheListIsMade(t *testing.T) {
 	}
 	engine.Run(t, "web", rig.Container{}, "idle")
 	close(released)
-	rig.Eventually(t, patience, func() error {
+	// A list that took its time is not asked for again soon.
+	rig.Eventually(t, patience+20*time.Since(asked), func() error {
 		if _, ok := s.Inside("web"); !ok {
 			return errors.New("nobody knows how to reach web")
 		}
