@@ -407,7 +407,7 @@ func TestLongLinesAreForgotten(t *testing.T) {
 	} {
 		m := newTestMemory(2000)
 		before := heap()
-		for i := range 100 { // one a second
+		for i := range 20 { // one a second
 			points, _, failed := take(m, fmt.Sprintf(form, i, long), text, noon.Add(time.Duration(i)*time.Second))
 			if failed != nil || !slices.Contains(texts(points), `b{`+own+`} 1`) {
 				t.Fatalf("%s, page %d: got %v, %v, want b", what, i, texts(points), failed)
@@ -415,7 +415,7 @@ func TestLongLinesAreForgotten(t *testing.T) {
 		}
 		// Two pages of lines, and one page's worth of what is being read.
 		if more := heap() - before; more > 4*defaultPage {
-			t.Errorf("%s: after 100 pages %d KiB are held of a target with %d series", what, more>>10, len(m.series))
+			t.Errorf("%s: after 20 pages %d KiB are held of a target with %d series", what, more>>10, len(m.series))
 		}
 		m.end()
 		if m.written != 0 || len(m.lines) != 0 {
